@@ -1,0 +1,123 @@
+"""Activation functions: phi, its derivative, and what a solver may assume of them."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass, field
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+Elementwise = Callable[[jax.Array], jax.Array]
+
+
+@dataclass(frozen=True)
+class Activation:
+    """An elementwise nonlinearity phi and its derivative.
+
+    Attributes:
+        name: what `repr` and files show.
+        phi: h -> phi(h), elementwise, written with `jax.numpy`.
+        d: h -> phi'(h). A kink or a jump (ReLU) is fine: nothing in this package uses phi''.
+        odd: whether phi(-h) = -phi(h); the solver then spends no paths on mirrored fields.
+
+    Example:
+        >>> import jax.numpy as jnp
+        >>> act = as_activation("relu")
+        >>> act.phi(jnp.array([-1.0, 2.0])).tolist(), act.d(jnp.array([-1.0, 2.0])).tolist()
+        ([0.0, 2.0], [0.0, 1.0])
+    """
+
+    name: str
+    phi: Elementwise
+    d: Elementwise = field(repr=False)
+    odd: bool = False
+
+    def __call__(self, h: jax.Array) -> jax.Array:
+        return self.phi(h)
+
+
+def _linear(h: jax.Array) -> jax.Array:
+    return h
+
+
+def _relu(h: jax.Array) -> jax.Array:
+    return jnp.maximum(h, 0.0)
+
+
+def _erf_d(h: jax.Array) -> jax.Array:
+    return 2.0 / np.sqrt(np.pi) * jnp.exp(-h * h)
+
+
+def _gelu(h: jax.Array) -> jax.Array:
+    return h * jax.scipy.stats.norm.cdf(h)
+
+
+def _gelu_d(h: jax.Array) -> jax.Array:
+    return jax.scipy.stats.norm.cdf(h) + h * jax.scipy.stats.norm.pdf(h)
+
+
+def _square(h: jax.Array) -> jax.Array:
+    return h * h
+
+
+NAMED: dict[str, Activation] = {
+    a.name: a
+    for a in (
+        Activation("linear", _linear, jnp.ones_like, odd=True),
+        Activation("relu", _relu, lambda h: (h > 0).astype(h.dtype)),
+        Activation("tanh", jnp.tanh, lambda h: 1.0 - jnp.tanh(h) ** 2, odd=True),
+        Activation("erf", jax.scipy.special.erf, _erf_d, odd=True),
+        Activation("gelu", _gelu, _gelu_d),
+        Activation("softplus", jax.nn.softplus, jax.nn.sigmoid),
+        Activation("quadratic", _square, lambda h: 2.0 * h),
+    )
+}
+"""linear h, relu max(h, 0), tanh h, erf h, gelu h Psi(h) (exact), softplus ln(1 + e^h), quadratic h^2."""
+
+
+@dataclass(frozen=True)
+class _Derivative:
+    """phi' of a user's phi by forward-mode differentiation; equal for equal phi, so that nothing compiles twice."""
+
+    phi: Elementwise
+
+    def __call__(self, h: jax.Array) -> jax.Array:
+        return jax.jvp(self.phi, (h,), (jnp.ones_like(h),))[1]
+
+
+def as_activation(spec: str | Elementwise | Activation) -> Activation:
+    """The Activation that `spec` names or defines.
+
+    Args:
+        spec: one of `NAMED`, an Activation, or an elementwise function written with `jax.numpy`.
+
+    Raises:
+        ValueError: unknown name, or a function that is not elementwise or not finite.
+
+    Example:
+        >>> import jax.numpy as jnp
+        >>> as_activation(lambda h: jnp.tanh(0.8 * h) / 0.8).odd
+        True
+    """
+    if isinstance(spec, Activation):
+        return spec
+    if isinstance(spec, str):
+        if spec not in NAMED:
+            raise ValueError(
+                f"activation must be one of {', '.join(sorted(NAMED))}, or a function of one array; got {spec!r}."
+            )
+        return NAMED[spec]
+    if not callable(spec):
+        raise ValueError(f"activation must be a name or a function of one array; got {spec!r}.")
+    probe = jnp.array([[-2.3, -0.7], [0.4, 1.9]])
+    cure = "Write it elementwise with jax.numpy, e.g. lambda h: jnp.tanh(0.8 * h) / 0.8."
+    try:
+        value, mirrored = spec(probe), spec(-probe)
+    except Exception as error:
+        raise ValueError(f"activation function fails on an array of shape (2, 2): {error}. {cure}") from error
+    if jnp.shape(value) != probe.shape or not bool(jnp.all(jnp.isfinite(value))):
+        raise ValueError(f"activation must map (2, 2) finite numbers to (2, 2) finite numbers; got {value!r}. {cure}")
+    odd = bool(jnp.allclose(value, -mirrored, rtol=1e-6, atol=1e-7))
+    return Activation(getattr(spec, "__name__", "custom"), spec, _Derivative(spec), odd)

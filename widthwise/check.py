@@ -1,0 +1,61 @@
+"""Uniform checks of what a user hands in: expected, got, and the cure."""
+
+from __future__ import annotations
+
+import math
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+
+def positive(name: str, value: Any, cure: str = "") -> float:
+    """Return `value` as a float if it is a finite number above zero, else raise ValueError."""
+    if isinstance(value, bool) or not isinstance(value, int | float | np.number):
+        raise ValueError(f"{name} must be a positive number, got {value!r}.{_sentence(cure)}")
+    if not (math.isfinite(value) and value > 0):
+        raise ValueError(f"{name} must be finite and above zero, got {value!r}.{_sentence(cure)}")
+    return float(value)
+
+
+def count(name: str, value: Any, cure: str = "", *, least: int = 1) -> int:
+    """Return `value` as an int if it is a whole number of at least `least`, else raise ValueError."""
+    whole = isinstance(value, int | np.integer) and not isinstance(value, bool)
+    if not whole or value < least:
+        raise ValueError(f"{name} must be a whole number of at least {least}, got {value!r}.{_sentence(cure)}")
+    return int(value)
+
+
+def array(name: str, value: Any, rank: int, shape: str, cure: str = "") -> NDArray[np.float64]:
+    """Return a read-only float64 copy of `value` if it is finite, of that rank, and not empty.
+
+    `shape` is the expected shape in words, e.g. "(P, D)".
+    """
+    try:
+        out = np.array(value, dtype=np.float64)
+    except (TypeError, ValueError) as error:
+        raise ValueError(f"{name} must be an array of numbers of shape {shape}: {error}.{_sentence(cure)}") from error
+    if out.ndim != rank:
+        raise ValueError(f"{name} must have shape {shape}, got an array of shape {out.shape}.{_sentence(cure)}")
+    if out.size == 0:
+        raise ValueError(f"{name} must have shape {shape} with at least one entry, got shape {out.shape}.")
+    bad = ~np.isfinite(out)
+    if bad.any():
+        first = tuple(int(i) for i in np.argwhere(bad)[0])
+        raise ValueError(
+            f"{name} has {int(bad.sum())} NaN or infinite entries, the first at index {first}. "
+            "Remove those samples or fill the gaps before making a Task."
+        )
+    out.setflags(write=False)
+    return out
+
+
+def choice(name: str, value: Any, allowed: Any) -> Any:
+    """Return `value` if it is one of `allowed`, else raise ValueError that lists them."""
+    if value not in allowed:
+        raise ValueError(f"{name} must be one of {', '.join(map(repr, allowed))}; got {value!r}.")
+    return value
+
+
+def _sentence(cure: str) -> str:
+    return f" {cure}" if cure else ""

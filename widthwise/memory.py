@@ -1,0 +1,40 @@
+"""How much memory there is, asked before a run starts."""
+
+from __future__ import annotations
+
+import os
+
+import jax
+
+
+def available_bytes() -> int:
+    """Bytes that the default JAX device can still give: of the GPU, or of the machine (respecting a container's limit)."""
+    device = jax.devices()[0]
+    stats = device.memory_stats() if device.platform != "cpu" else None
+    if stats and "bytes_limit" in stats:
+        return int(stats["bytes_limit"] - stats["bytes_in_use"])
+    try:
+        with open("/proc/meminfo") as file:
+            kilobytes = next(int(line.split()[1]) for line in file if line.startswith("MemAvailable"))
+        free = 1024 * kilobytes
+    except (OSError, StopIteration):
+        free = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+    try:
+        with open("/sys/fs/cgroup/memory.max") as limit, open("/sys/fs/cgroup/memory.current") as used:
+            free = min(free, int(limit.read()) - int(used.read()))
+    except (OSError, ValueError):
+        pass  # no container, or no limit
+    return free
+
+
+def require(needed: float, what: str, cure: str) -> None:
+    """Raise MemoryError if `needed` bytes are more than there are.
+
+    Args:
+        needed: bytes.
+        what: what needs them.
+        cure: how to need less.
+    """
+    free = available_bytes()
+    if needed > free:
+        raise MemoryError(f"{what} needs about {needed / 2**30:.3g} GiB, {free / 2**30:.3g} GiB are free. {cure}")

@@ -1,0 +1,273 @@
+"""Result: what a solve or a training run answers; prints, saves, loads."""
+
+from __future__ import annotations
+
+import contextlib
+import datetime
+import io
+import json
+import os
+import platform
+import tempfile
+import zipfile
+from collections.abc import Iterator
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Any
+
+import jax
+import numpy as np
+
+from widthwise.activation import Activation, Elementwise
+from widthwise.estimate import Estimate
+from widthwise.problem import Problem
+from widthwise.trajectory import Trajectory
+from widthwise.version import __version__
+
+FORMAT = 1
+"""Version of the file layout; raised when an older reader could misread a newer file."""
+
+
+@dataclass(frozen=True)
+class Status:
+    """Whether a run did what was asked, in a sentence with the cure where it did not.
+
+    Attributes:
+        ok: True if every number in the result can be used.
+        message: one sentence.
+        first_bad_step: the first step at which a value is not finite, or None.
+        suggested_eta0: a learning rate that should train, or None.
+    """
+
+    ok: bool
+    message: str
+    first_bad_step: int | None = None
+    suggested_eta0: float | None = None
+
+    def __str__(self) -> str:
+        return self.message
+
+    @staticmethod
+    def of(problem: Problem, trajectory: Trajectory, done: str) -> Status:
+        """The Status of a trajectory (no leading axis): `done` if it stayed finite, else where it diverged and the cure.
+
+        Training diverges where the output is not finite or the loss exceeds a million times its scale. The suggestion is
+        half the critical rate of the initial tangent kernel, 2 P / lambda_max(K(0)), and at most half of the rate tried.
+        """
+        task, eta0 = problem.task, problem.training.eta0
+        scale = max(float(trajectory.loss[0]), float(np.mean(task.y**2)) / 2, np.finfo(np.float64).tiny)
+        with np.errstate(over="ignore", invalid="ignore"):
+            bad = ~(np.isfinite(trajectory.f).all(-1) & (trajectory.loss < 1e6 * scale))
+        if not bad.any():
+            return Status(True, done)
+        step, suggestion = int(trajectory.steps[bad.argmax()]), eta0 / 2
+        if 0 in trajectory.kernel_steps and trajectory.Phi is not None and trajectory.G is not None:
+            P = task.num_train
+            K = trajectory.tangent_kernel(task.Phi0)[list(trajectory.kernel_steps).index(0), :P, :P]
+            if np.isfinite(K).all():
+                suggestion = min(suggestion, P / float(np.linalg.eigvalsh(K)[-1]))
+        suggestion = float(f"{suggestion:.2g}")
+        return Status(False, f"training diverged at step {step}: lower eta0 from {eta0:g} to {suggestion:g}.", step, suggestion)
+
+
+class Unsolved(RuntimeError):
+    """A solve or a training run that failed; `.result` holds what there is of it."""
+
+    def __init__(self, result: Result):
+        super().__init__(f"{result.status.message} (throw=False returns the partial result.)")
+        self.result = result
+
+
+@jax.tree_util.register_dataclass
+@dataclass(frozen=True)
+class Result:
+    """What `dmft.solve` and `finite.train` return.
+
+    Attributes:
+        problem: the Problem that was solved.
+        trajectory: Estimate of its Trajectory: mean, standard error, number of runs, the runs.
+        status: Status.
+        stats: numbers about the run: seconds, width or paths, ranks, memory.
+        provenance: method, seed, versions, device, date.
+    """
+
+    problem: Problem = field(metadata={"static": True})
+    trajectory: Estimate
+    status: Status = field(metadata={"static": True})
+    stats: dict[str, Any] = field(metadata={"static": True})
+    provenance: dict[str, Any] = field(metadata={"static": True})
+
+    @property
+    def mean(self) -> Trajectory:
+        return self.trajectory.mean
+
+    @property
+    def sem(self) -> Trajectory:
+        return self.trajectory.sem
+
+    @property
+    def samples(self) -> Trajectory:
+        """The single runs. Raises ValueError where the result is exact and has none."""
+        if self.trajectory.samples is None:
+            raise ValueError("this result is exact: it has no samples, only .mean (and .sem, which is zero).")
+        return self.trajectory.samples
+
+    def or_raise(self, throw: bool = True) -> Result:
+        """This Result, or `Unsolved` if its status is not ok and `throw`."""
+        if throw and not self.status.ok:
+            raise Unsolved(self)
+        return self
+
+    def __str__(self) -> str:
+        mean, sem, n = self.mean, self.sem, self.trajectory.n
+        shown = np.unique(np.linspace(0, len(mean.steps) - 1, 6).round().astype(int))
+        runs = "exact" if n == 0 else f"{n} runs"
+        lines = [
+            f"{self.provenance.get('method', 'Result')}: {self.status} [{runs}]",
+            "  step   train loss            test loss",
+        ]
+        for t in shown:
+            row = f"{mean.steps[t]:6d}   {_plus_minus(mean.loss[t], sem.loss[t]):20s}"
+            if mean.test_loss is not None and sem.test_loss is not None:
+                row += f"  {_plus_minus(mean.test_loss[t], sem.test_loss[t])}"
+            lines.append(row)
+        lines.append("  " + ", ".join(f"{key} {_short(value)}" for key, value in self.stats.items()))
+        return "\n".join(lines)
+
+    def save(self, path: str | os.PathLike[str], *, samples: bool = True) -> Path:
+        """Write the result to one file that `numpy.load` opens: arrays `mean/f`, `sem/f`, `samples/f` ... and a JSON header.
+
+        The write is atomic: the file appears whole or not at all.
+
+        Args:
+            path: file name; `.npz` is added if it has no suffix.
+            samples: whether to keep the single runs (most of the size).
+
+        Raises:
+            OSError: the place cannot be written.
+        """
+        path = Path(path) if Path(path).suffix else Path(path).with_suffix(".npz")
+        arrays: dict[str, np.ndarray] = {}
+        parts = {"mean": self.mean, "sem": self.sem, "samples": self.trajectory.samples if samples else None}
+        for part, trajectory in parts.items():
+            if trajectory is not None:
+                observables = {name: getattr(trajectory, name) for name in Trajectory.OBSERVABLES}
+                arrays |= {f"{part}/{name}": np.asarray(x) for name, x in observables.items() if x is not None}
+        header = {
+            "format": FORMAT,
+            "problem": self.problem.to_json(),
+            "n": self.trajectory.n,
+            "status": vars(self.status),
+            "stats": self.stats,
+            "provenance": self.provenance,
+        }
+        arrays |= {"steps": self.mean.steps, "kernel_steps": self.mean.kernel_steps}
+        buffer = io.BytesIO()
+        np.savez(buffer, header=np.array(json.dumps(header, default=_plain)), **arrays)  # type: ignore[arg-type]
+        with atomic_write(path) as file:
+            file.write(buffer.getbuffer())
+        return path
+
+    @staticmethod
+    def load(path: str | os.PathLike[str], activation: Elementwise | Activation | None = None) -> Result:
+        """Read what `save` wrote.
+
+        Args:
+            path: file name.
+            activation: the user's own activation function, where the problem had one.
+
+        Raises:
+            FileNotFoundError: no such file.
+            ValueError: not a result file, a half-written or damaged one, or one of another version.
+        """
+        try:
+            with np.load(path, allow_pickle=False) as file:
+                data = {name: file[name] for name in file.files}
+            header = json.loads(str(data.pop("header")))
+        except FileNotFoundError:
+            raise
+        except (OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile) as error:
+            raise ValueError(
+                f"{path} is not a result file or is damaged ({error}). Files written by Result.save appear whole or not "
+                "at all, so this one was cut or changed afterwards: compute it again."
+            ) from error
+        if header.get("format") != FORMAT:
+            written_by = header.get("provenance", {}).get("widthwise", "unknown")
+            raise ValueError(
+                f"{path} has file format {header.get('format')}, written by widthwise {written_by}; this is widthwise "
+                f"{__version__}, which reads format {FORMAT}. Load it with that version, or compute it again."
+            )
+
+        def trajectory(part: str) -> Trajectory:
+            observables = {name: data.get(f"{part}/{name}") for name in Trajectory.OBSERVABLES}
+            return Trajectory(steps=data["steps"], kernel_steps=data["kernel_steps"], **observables)
+
+        samples = trajectory("samples") if "samples/f" in data else None
+        return Result(
+            Problem.from_json(header["problem"], activation),
+            Estimate(trajectory("mean"), trajectory("sem"), header["n"], samples),
+            Status(**header["status"]),
+            header["stats"],
+            header["provenance"],
+        )
+
+
+def without_samples(result: Result) -> Result:
+    """The result with its single runs left out."""
+    return replace(result, trajectory=replace(result.trajectory, samples=None))
+
+
+def provenance(problem: Problem, method: str, seed: int | None) -> dict[str, Any]:
+    """Where a result comes from: method, seed, versions, device, date, fingerprint of the problem."""
+    device = jax.devices()[0]
+    return {
+        "method": method,
+        "seed": seed,
+        "problem": problem.fingerprint(),
+        "widthwise": __version__,
+        "jax": jax.__version__,
+        "numpy": np.__version__,
+        "python": platform.python_version(),
+        "device": f"{device.platform}: {device.device_kind}",
+        "date": datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
+    }
+
+
+@contextlib.contextmanager
+def atomic_write(path: str | os.PathLike[str]) -> Iterator[io.BufferedWriter]:
+    """Open a file for writing bytes that replaces `path` when the block ends well, and vanishes when it does not.
+
+    Raises:
+        OSError: the folder does not exist or cannot be written.
+    """
+    path = Path(path)
+    try:
+        handle, name = tempfile.mkstemp(dir=path.parent, prefix=path.name, suffix=".part")
+    except OSError as error:
+        raise type(error)(
+            error.errno, f"cannot write a file in the folder of {path}: {error.strerror}. Make it, or choose another path."
+        ) from error
+    try:
+        with os.fdopen(handle, "wb") as file:
+            yield file
+            file.flush()
+            os.fsync(file.fileno())
+        os.chmod(name, 0o644)
+        os.replace(name, path)
+    except BaseException:
+        Path(name).unlink(missing_ok=True)
+        raise
+
+
+def _plus_minus(value: Any, sem: Any) -> str:
+    return f"{float(value):.4g}" + ("" if sem == 0 else f" +- {float(sem):.1g}")
+
+
+def _short(value: Any) -> str:
+    return f"{value:.3g}" if isinstance(value, float) else str(value)
+
+
+def _plain(value: Any) -> Any:
+    if isinstance(value, np.generic):
+        return value.item()
+    raise TypeError(f"cannot write {value!r} to a result file")
