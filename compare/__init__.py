@@ -1,0 +1,23 @@
+"""The verdict: variance, bias, kernels and significance between Results, theory or experiment alike."""
+
+from compare.alignment import alignment, alignment_of_runs
+from compare.gap import Gap, Gaps, gap
+from compare.power_law import PowerLaw, fit_power_law
+from compare.significance import Agreement, Statistic, agrees, extrapolate
+from compare.width_scaling import WidthScaling, width_scaling
+
+__all__ = [
+    "Agreement",
+    "Gap",
+    "Gaps",
+    "PowerLaw",
+    "Statistic",
+    "WidthScaling",
+    "agrees",
+    "alignment",
+    "alignment_of_runs",
+    "extrapolate",
+    "fit_power_law",
+    "gap",
+    "width_scaling",
+]

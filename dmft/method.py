@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from typing import Any, NamedTuple, Protocol
 
-from jaxtyping import Int
 import numpy as np
+from jaxtyping import Int
 
 from widthwise import Estimate, Problem, Status
 

@@ -1,0 +1,37 @@
+# Two commands: `make demo` and `make test`. Both set up .venv from the lock file first, once.
+PYTHON ?= python3
+BIN := .venv/bin
+SETUP := .venv/setup-done
+
+.PHONY: setup demo test test-slow lint types benchmark figures clean
+
+demo: $(SETUP)
+	$(BIN)/python -m paper_figures fig01_width_consistency
+
+test: $(SETUP)
+	$(BIN)/python -m pytest -n 2
+
+test-slow: $(SETUP)
+	$(BIN)/python -m pytest -n 2 -m slow
+
+lint: $(SETUP)
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+
+types: $(SETUP)
+	$(BIN)/mypy
+
+benchmark: $(SETUP)
+	$(BIN)/python -m benchmarks.march
+
+setup: $(SETUP)
+
+# runs again only when what is installed changes
+$(SETUP): requirements.lock pyproject.toml
+	$(PYTHON) -m venv .venv
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check -r requirements.lock
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check --no-deps -e .
+	@touch $@
+
+clean:
+	rm -rf .venv figures results build *.egg-info .pytest_cache .mypy_cache .ruff_cache .hypothesis

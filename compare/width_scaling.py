@@ -1,0 +1,124 @@
+"""Variance and bias of the output against width."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+import numpy as np
+from jaxtyping import Float
+
+from compare.gap import same_points
+from compare.power_law import PowerLaw, fit_power_law
+from widthwise import Result
+
+
+@dataclass(frozen=True)
+class WidthScaling:
+    """Variance over seeds and squared bias of f against width, averaged over steps and points; prints as a table.
+
+    Attributes:
+        widths: (n,) widths N.
+        num_seeds: (n,) networks at each.
+        variance, variance_error: (n,) mean over (t, m) of Var f_m(t), unbiased; standard errors by bootstrap over seeds.
+        bias2, bias2_error: (n,) mean over (t, m) of (<f_m(t)> - limit)^2 with the sampling noise taken out (can come out
+            below zero where it is not resolved); None without theory.
+        variance_fit, bias2_fit: power laws; exponents -1 and -2 are expected at large width. None if not resolved.
+    """
+
+    widths: np.ndarray
+    num_seeds: np.ndarray
+    variance: np.ndarray
+    variance_error: np.ndarray
+    variance_fit: PowerLaw | None
+    bias2: np.ndarray | None = None
+    bias2_error: np.ndarray | None = None
+    bias2_fit: PowerLaw | None = None
+
+    def __str__(self) -> str:
+        lines = ["  width  seeds   N Var f" + ("" if self.bias2 is None else "               N |bias f|")]
+        for i, N in enumerate(self.widths):
+            row = f"{N:7d} {self.num_seeds[i]:6d}   {N * self.variance[i]:.4f} +- {N * self.variance_error[i]:.4f}"
+            if self.bias2 is not None and self.bias2_error is not None:
+                bias2, error = self.bias2[i], self.bias2_error[i]
+                size = np.sqrt(max(bias2, 0.0))
+                bound = "" if bias2 > 2 * error else "   (not resolved)"
+                row += f"    {N * size:.3f} +- {N * error / (2 * np.sqrt(max(bias2, error))):.3f}{bound}"
+            lines.append(row)
+        lines.append(f"exponent of the variance in N: {self.variance_fit or 'not resolved'}   (expected -1)")
+        if self.bias2 is not None:
+            lines.append(f"exponent of the squared bias:  {self.bias2_fit or 'not resolved'}   (expected -2)")
+        return "\n".join(lines)
+
+
+def width_scaling(
+    nets: Mapping[int, Result], theory: Result | None = None, *, num_resamples: int = 400, seed: int = 0
+) -> WidthScaling:
+    """How variance and bias of the output fall with the width.
+
+    Over seeds, f = limit + bias(N) + fluctuation, with bias ~ 1/N and Var ~ 1/N (2304.03408). Widths share data and order,
+    seeds differ in their initialisation only.
+
+    Args:
+        nets: ensembles by width.
+        theory: their limit; without it only the variance is measured.
+        num_resamples: of the bootstrap over seeds (and over replicas of the theory).
+        seed: of the bootstrap.
+
+    Raises:
+        ValueError: fewer than two widths, an ensemble of one, or results that do not share steps and points.
+
+    Example:
+        >>> import finite
+        >>> from widthwise import MLP, GradientDescent, Parameterization, Problem, tasks
+        >>> problem = Problem(MLP(1, "tanh"), Parameterization(), tasks.sphere(3, input_dim=8), GradientDescent(0.5, 10))
+        >>> nets = {N: finite.train(problem, width=N, num_seeds=64, progress=False) for N in (16, 64)}
+        >>> -1.6 < width_scaling(nets).variance_fit.exponent < -0.4
+        True
+    """
+    if len(nets) < 2:
+        raise ValueError(f"width_scaling needs ensembles at two widths or more, got {len(nets)}.")
+    widths = np.array(sorted(nets))
+    rng = np.random.default_rng(seed)
+    reference = None if theory is None else _resampled(theory, num_resamples, rng)
+    variance, bias2 = [], []
+    for N in widths:
+        if nets[N].trajectory.n < 2:
+            raise ValueError(f"width {N} has one seed only: a variance over seeds needs two or more.")
+        if theory is not None:
+            same_points(nets[N], theory)
+        mean, var, sem2 = _resampled(nets[N], num_resamples, rng)
+        variance.append(var.mean(-1))
+        if reference is not None:
+            noise = sem2 + reference[2]
+            noise[1:] *= 2  # a resample carries the noise of the sample besides its own
+            bias2.append(((mean - reference[0]) ** 2 - noise).mean(-1))
+
+    counts = np.array([nets[N].trajectory.n for N in widths])
+    value, error = _value_and_error(variance)
+    fit = fit_power_law(widths, value, error)
+    if reference is None:
+        return WidthScaling(widths, counts, value, error, fit)
+    bias_value, bias_error = _value_and_error(bias2)
+    bias_fit = fit_power_law(widths, bias_value, bias_error)
+    return WidthScaling(widths, counts, value, error, fit, bias_value, bias_error, bias_fit)
+
+
+def _resampled(result: Result, num: int, rng: np.random.Generator) -> tuple[Float[np.ndarray, "resamples entries"], ...]:
+    """Mean, unbiased variance and squared standard error of f at every (t, m); row 0 of the sample, the rest of resamples."""
+    n = result.trajectory.n
+    if n == 0:  # exact
+        mean = np.repeat(result.mean.f.reshape(1, -1), num + 1, axis=0)
+        return mean, np.zeros_like(mean), np.zeros_like(mean)
+    f = np.asarray(result.samples.f, dtype=np.float64).reshape(n, -1)
+    center = f.mean(0)
+    counts = np.vstack([np.ones(n), rng.multinomial(n, np.full(n, 1 / n), size=num)])
+    mean = counts @ (f - center) / n
+    var = np.maximum(counts @ (f - center) ** 2 / n - mean**2, 0.0) * (n / (n - 1))
+    var[1:] *= n / (n - 1)  # a resample's variance is smaller by 1 - 1/n once more
+    return mean + center, var, var / n
+
+
+def _value_and_error(statistics: list[Float[np.ndarray, "resamples"]]) -> tuple[np.ndarray, np.ndarray]:
+    stacked = np.array(statistics)
+    return stacked[:, 0], stacked[:, 1:].std(1, ddof=1)

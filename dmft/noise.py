@@ -1,0 +1,55 @@
+"""Frozen white noise of the single-site process: scrambled Sobol points, mirrored and whitened."""
+
+from __future__ import annotations
+
+import numpy as np
+from jaxtyping import Float
+from scipy.special import ndtri
+from scipy.stats import qmc
+
+BLOCK = 32
+"""Coordinates per field that share one Sobol sequence; later blocks are permuted against it (padding)."""
+
+
+def white_noise(
+    num_paths: int, num_u: int, num_r: int, *, odd: bool, key: tuple[int, ...]
+) -> tuple[Float[np.ndarray, "paths num_u"], Float[np.ndarray, "paths num_r"]]:
+    """Standard normal coordinates eps_u and eps_r of the paths of one layer.
+
+    The points are scrambled Sobol points with the coordinates of u and r interleaved, leading coordinates first. Every
+    point (u, r) comes with its mirror image (u, -r), so that averages that are odd in r vanish exactly as they do in the
+    limit: <phi eps_r> and <g eps_u> are then of order gamma0 path by path, and so is their sampling noise. Unless the
+    activation is odd, (-u, r) and (-u, -r) come too. Last, the coordinates are whitened: <eps eps^T> = 1 to rounding (a
+    linear network's averages, being second moments, are then exact).
+
+    Asking for more coordinates leaves the first ones as they were, to rounding.
+
+    Args:
+        num_paths: number of paths S, mirror images included; a multiple of 4.
+        num_u, num_r: coordinates of either field, at most S / 4 (S / 2 for odd activations).
+        odd: whether the activation is odd.
+        key: whole numbers; the same key gives the same noise, another key independent noise.
+    """
+    images = 2 if odd else 4
+    n, width = num_paths // images, max(num_u, num_r)
+    columns = []
+    for block in range(-(-width // BLOCK)):
+        rng = np.random.default_rng(np.random.SeedSequence([*key, block]))
+        points = _normal(n, 2 * BLOCK, rng)
+        columns.append(points if block == 0 else rng.permutation(points))
+    noise = np.concatenate(columns, axis=1)
+    u, r = _whiten(noise[:, 0::2][:, :num_u]), _whiten(noise[:, 1::2][:, :num_r])
+    u, r = np.concatenate([u, u]), np.concatenate([r, -r])
+    return (u, r) if odd else (np.concatenate([u, -u]), np.concatenate([r, r]))
+
+
+def _normal(n: int, dim: int, rng: np.random.Generator) -> Float[np.ndarray, "n dim"]:
+    sobol = qmc.Sobol(dim, scramble=True, rng=rng)
+    points = sobol.random(1 << (n - 1).bit_length())[:n]  # a power of two, so that SciPy does not warn
+    return ndtri(np.clip(points, 2.0**-32, 1 - 2.0**-32))
+
+
+def _whiten(x: Float[np.ndarray, "n k"]) -> Float[np.ndarray, "n k"]:
+    """x C^{-T} with C C^T = <x x^T>: column by column, so that the first columns do not depend on the later ones."""
+    C = np.linalg.cholesky(x.T @ x / len(x))
+    return x @ np.linalg.inv(C).T

@@ -1,0 +1,134 @@
+"""Width consistency on handwritten digits: loss, point-wise predictions, kernels, variance and bias against the limit.
+
+A network of two hidden layers learns to tell two digits apart. The infinite-width limit (dmft) is drawn in black, with a band
+of two standard errors where it can be seen; ensembles of five widths (finite) in colour.
+"""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+import matplotlib.pyplot as plt
+import numpy as np
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+
+import compare
+import dmft
+import finite
+from paper_figures.cache import cached
+from paper_figures.figure import THEORY, width_colors
+from widthwise import MLP, GradientDescent, Parameterization, Problem, Result, tasks
+
+WIDTHS = (64, 128, 256, 512, 1024)
+
+
+class Data(NamedTuple):
+    """What the figure shows."""
+
+    theory: Result
+    nets: dict[int, Result]
+
+
+def problem(quick: bool = False) -> Problem:
+    """Threes against fives, 24 train and 24 test images; fewer and shorter if quick."""
+    points, steps = (8, 20) if quick else (24, 60)
+    task = tasks.digits(points, points, classes=(3, 5))
+    return Problem(MLP(2, "tanh"), Parameterization(gamma0=1.0), task, GradientDescent(eta0=0.4, num_steps=steps))
+
+
+def compute(quick: bool = False) -> Data:
+    """Solve the limit and train the ensembles, or load them."""
+    p = problem(quick)
+    method = dmft.March(num_paths=1024, tol=1e-2)
+    theory = cached(p, f"dmft {method}", lambda: dmft.solve(p, method))
+    nets = {}
+    for N in WIDTHS:
+        num_seeds = max(8, (4096 if quick else 16384) // N)
+        nets[N] = cached(p, f"finite {N} {num_seeds}", lambda N=N, n=num_seeds: finite.train(p, width=N, num_seeds=n))  # type: ignore[misc]
+    return Data(theory, nets)
+
+
+def table(data: Data) -> str:
+    """Losses, scaling of variance and bias, and the verdict."""
+    theory, nets = data
+    lines = [str(theory), "", "  width  seeds   final train loss        final test loss"]
+    for N, net in nets.items():
+        mean, sem = net.mean, net.sem
+        lines.append(
+            f"{N:7d} {net.trajectory.n:6d}   {mean.loss[-1]:.5f} +- {sem.loss[-1]:.5f}      "
+            f"{mean.test_loss[-1]:.5f} +- {sem.test_loss[-1]:.5f}"
+        )
+    lines.append(
+        f"  limit           {theory.mean.loss[-1]:.5f} +- {theory.sem.loss[-1]:.5f}      "
+        f"{theory.mean.test_loss[-1]:.5f} +- {theory.sem.test_loss[-1]:.5f}"
+    )
+    verdict = compare.agrees(theory, nets)
+    return "\n".join([*lines, "", str(compare.width_scaling(nets, theory)), "", f"Extrapolated in 1/N, {verdict}"])
+
+
+def plot(data: Data) -> Figure:
+    """Four panels: (a) loss, (b) predictions of held-out digits, (c) kernel alignment, (d) variance and bias."""
+    figure, ((a, b), (c, d)) = plt.subplots(2, 2, figsize=(8.2, 6.0))
+    _losses(a, data)
+    _predictions(b, data)
+    _alignment(c, data)
+    _scaling(d, data)
+    return figure
+
+
+def _losses(axes: Axes, data: Data) -> None:
+    colors = width_colors(data.nets)
+    for N, net in data.nets.items():
+        axes.plot(net.mean.steps, net.mean.loss, color=colors[N], label=f"N = {N}")
+        axes.plot(net.mean.steps, net.mean.test_loss, color=colors[N], ls="--")
+    mean = data.theory.mean
+    axes.plot(mean.steps, mean.loss, color=THEORY, lw=1, label="limit")
+    axes.plot(mean.steps, mean.test_loss, color=THEORY, lw=1, ls="--")
+    axes.set(yscale="log", xlabel="step", ylabel="loss", title="(a) train (full) and test (dashed) loss")
+    axes.legend(ncols=2)
+
+
+def _predictions(axes: Axes, data: Data, num_points: int = 4) -> None:
+    theory, colors = data.theory, width_colors(data.nets)
+    P = theory.problem.task.num_train
+    order = P + np.argsort(theory.mean.f[-1, P:])
+    points = order[np.linspace(0, len(order) - 1, num_points).round().astype(int)]
+    for m in points:
+        for N, net in data.nets.items():
+            axes.plot(net.mean.steps, net.mean.f[:, m], color=colors[N])
+        f, sem = theory.mean.f[:, m], theory.sem.f[:, m]
+        axes.fill_between(theory.mean.steps, f - 2 * sem, f + 2 * sem, color=THEORY, alpha=0.25, lw=0)
+        axes.plot(theory.mean.steps, f, color=THEORY, lw=1)
+    axes.set(xlabel="step", ylabel="output f", title=f"(b) predictions of {num_points} held-out digits")
+
+
+def _alignment(axes: Axes, data: Data) -> None:
+    widths = np.array(list(data.nets))
+    depth = data.theory.problem.architecture.depth
+    for ell in range(1, depth + 1):
+        runs = [1 - compare.alignment_of_runs(net, data.theory, "Phi")[:, ell - 1, -1] for net in data.nets.values()]
+        mean, sem = np.array([x.mean() for x in runs]), np.array([x.std(ddof=1) / np.sqrt(len(x)) for x in runs])
+        axes.errorbar(widths, mean, 2 * sem, marker="o", ms=4, label=rf"$\Phi^{ell}$ of one network")
+    axes.plot(widths, mean[0] * widths[0] / widths, color="0.6", ls=":", label=r"$\propto 1/N$")
+    axes.set(xscale="log", yscale="log", xlabel="width N", ylabel="1 - alignment", title="(c) feature kernels at the last step")
+    axes.legend()
+
+
+def _scaling(axes: Axes, data: Data) -> None:
+    scaling = compare.width_scaling(data.nets, data.theory)
+    for value, error, fit, marker, label in (
+        (scaling.variance, scaling.variance_error, scaling.variance_fit, "o", "variance"),
+        (scaling.bias2, scaling.bias2_error, scaling.bias2_fit, "s", "squared bias"),
+    ):
+        if value is None or error is None:
+            continue
+        seen = value > 2 * error
+        points = axes.errorbar(scaling.widths[seen], value[seen], 2 * error[seen], marker=marker, ms=4, ls="", label=label)
+        color = points[0].get_color()
+        hidden = scaling.widths[~seen]
+        axes.plot(hidden, (np.maximum(value, 0) + 2 * error)[~seen], "v", color=color, mfc="none", ms=5)  # upper bounds
+        if fit:
+            axes.plot(scaling.widths, fit(scaling.widths), color=color, lw=1, label=f"exponent {fit}")
+    axes.set(xscale="log", yscale="log", xlabel="width N", ylabel="mean over steps and points", title="(d) output f over seeds")
+    axes.legend()

@@ -1,0 +1,75 @@
+"""What a figure is, and how it is drawn."""
+
+from __future__ import annotations
+
+import importlib
+import pkgutil
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any, Protocol
+
+import matplotlib.pyplot as plt
+import numpy as np
+from matplotlib.figure import Figure as Canvas
+
+import paper_figures
+
+STYLE = Path(__file__).with_name("style.mplstyle")
+THEORY = "black"
+"""Theory is always drawn in this colour."""
+
+
+class Figure(Protocol):
+    """A module `figNN_phenomenon` of this package."""
+
+    __doc__: str | None
+
+    def compute(self, quick: bool) -> Any:
+        """The saved or newly computed results that the figure shows."""
+
+    def plot(self, data: Any) -> Canvas:
+        """The figure, from results only."""
+
+    def table(self, data: Any) -> str:
+        """The numbers behind it, for the terminal."""
+
+
+def names() -> list[str]:
+    """All figures, by name."""
+    return sorted(module.name for module in pkgutil.iter_modules(paper_figures.__path__) if module.name.startswith("fig0"))
+
+
+def find(name: str) -> Figure:
+    """The figure of that name.
+
+    Raises:
+        ValueError: there is none; lists those there are.
+    """
+    if name not in names():
+        raise ValueError(f"no figure {name!r}; there are: {', '.join(names())}.")
+    return importlib.import_module(f"paper_figures.{name}")  # type: ignore[return-value]
+
+
+def draw(name: str, *, quick: bool, folder: Path) -> Iterator[str | Path]:
+    """Compute, print-out and files of one figure: yields its table, then the paths written (PNG and PDF).
+
+    Raises:
+        OSError: the folder cannot be written.
+    """
+    folder.mkdir(parents=True, exist_ok=True)  # before hours of computing, not after
+    figure = find(name)
+    data = figure.compute(quick)
+    yield figure.table(data)
+    with plt.style.context(STYLE):
+        canvas = figure.plot(data)
+        for suffix in ("png", "pdf"):
+            path = folder / f"{name}.{suffix}"
+            canvas.savefig(path)
+            yield path
+        plt.close(canvas)
+
+
+def width_colors(widths: Any) -> dict[int, Any]:
+    """A colour per width, light for narrow and dark for wide."""
+    shades = plt.get_cmap("viridis_r")(np.linspace(0.12, 0.95, len(widths)))
+    return dict(zip(sorted(widths), shades, strict=True))

@@ -1,0 +1,380 @@
+"""The experiment trains what the Problem says: against closed forms, a plain loop, automatic differentiation, itself."""
+
+from __future__ import annotations
+
+import dataclasses
+from functools import partial
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from hypothesis import assume, given, settings
+from hypothesis import strategies as st
+from scipy.stats import chi2
+
+import finite
+from finite import mlp
+from widthwise import MLP, GradientDescent, Parameterization, Problem, Task, Unsolved, tasks
+
+SEED = 20230410
+"""Every key of this file derives from it. A test that samples names its own offset."""
+DIGITS = tasks.digits(3, 2)
+ONE_SAMPLE = Task([[1.0]], [1.0])
+
+
+def a_problem(depth=2, activation="tanh", task=DIGITS, eta0=0.2, num_steps=6, **parameterization) -> Problem:
+    return Problem(MLP(depth, activation), Parameterization(**parameterization), task, GradientDescent(eta0, num_steps))
+
+
+def scales_of(problem: Problem, width: int):
+    roles = ["input", *["hidden"] * (problem.architecture.depth - 1), "output"]
+    return [problem.parameterization.scale(r, width=width, input_dim=problem.task.input_dim) for r in roles]
+
+
+def same(a, b, rtol: float) -> bool:
+    """Whether f, Phi and G of all samples agree within rtol of the largest entry of each."""
+    pairs = [(getattr(a.samples, x), getattr(b.samples, x)) for x in ("f", "Phi", "G")]
+    return all(np.abs(x - y).max() <= rtol * np.abs(x).max() for x, y in pairs)
+
+
+# Against a plain loop ------------------------------------------------------------------------------------------------
+
+
+def plain_loop(problem: Problem, W: list[np.ndarray], gamma0: float, N: int):
+    """Mean-field gradient descent as 2205.09653 writes it, columns for samples, tanh; f, phi, g at states 0 ... T."""
+    task, eta0 = problem.task, problem.training.eta0
+    x, P, L = task.X_all.T / np.sqrt(task.input_dim), task.num_train, len(W) - 1
+    f, phi, g = [], [], []
+    for _ in range(problem.training.num_steps + 1):
+        h = [W[0] @ x]
+        for l in range(1, L):
+            h.append(W[l] @ np.tanh(h[-1]) / np.sqrt(N))
+        phi.append([np.tanh(a) for a in h])
+        f.append(W[L] @ phi[-1][-1] / (gamma0 * N))
+        g.append([(1 - phi[-1][-1] ** 2) * W[L][:, None]])
+        for l in range(L - 1, 0, -1):
+            g[-1].insert(0, (1 - phi[-1][l - 1] ** 2) * (W[l].T @ g[-1][0] / np.sqrt(N)))
+        Delta = (task.y - f[-1][:P] + f[0][:P]) / P
+        below = [np.sqrt(N) * x, *phi[-1]]
+        for l in range(L):
+            W[l] = W[l] + eta0 * gamma0 / np.sqrt(N) * (Delta * g[-1][l][:, :P]) @ below[l][:, :P].T
+        W[L] = W[L] + eta0 * gamma0 * phi[-1][-1][:, :P] @ Delta
+    return np.array(f) - f[0], np.array(phi), np.array(g)
+
+
+def test_record_is_that_of_a_plain_loop():
+    N, gamma0 = 7, 1.5
+    problem = a_problem(depth=3, gamma0=gamma0)
+    states = range(7)
+    result = finite.train(problem, width=N, num_seeds=2, seed=SEED, save_kernels=states, dtype="float64")
+    key = jax.random.fold_in(jax.random.key(SEED, impl="threefry2x32"), 1)
+    init = jax.jit(partial(mlp.init, scales=scales_of(problem, N), width=N, input_dim=64, dtype=jnp.dtype("float32")))
+    W = [np.asarray(w, np.float64) for w in init(key)]  # unit normal in the mean-field form
+    f, phi, g = plain_loop(problem, W, gamma0, N)
+    expected = {
+        "f": f,
+        "loss": ((DIGITS.y - f[:, :3]) ** 2).mean(1) / 2,
+        "test_loss": ((DIGITS.y_test - f[:, 3:]) ** 2).mean(1) / 2,
+        "Phi": np.einsum("tlim,slin->ltmsn", phi, phi) / N,
+        "G": np.einsum("tlim,slin->ltmsn", g, g) / N,
+    }
+    for name, value in expected.items():
+        got = getattr(result.samples, name)[1]
+        # rounding 1e-16, some hundred operations per step, six steps that amplify by less than ten: below 1e-12
+        np.testing.assert_allclose(got, value, atol=1e-12, err_msg=name)
+        shifted = np.roll(got, 1, axis=0 if got.ndim < 5 else 1)  # negative twin: time off by one
+        assert np.abs(shifted - value).max() > 1e-3, name
+
+
+# Parameterizations ---------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("depth", [1, 2, 3])
+def test_parameterizations_are_one_network(depth):
+    N, gamma0 = 7, 0.8
+
+    def run(**parameterization):
+        problem = a_problem(depth, **parameterization)
+        return finite.train(problem, width=N, num_seeds=2, seed=SEED, save_kernels=range(7), dtype="float64")
+
+    field = run(gamma0=gamma0)
+    # the same products in another order: rounding 1e-16, amplified less than a thousandfold by six steps
+    assert same(field, run(gamma0=gamma0, kind="mup"), 1e-12)
+    assert same(field, run(gamma0=gamma0 * N**0.5, kind="ntk"), 1e-12)
+    assert not same(field, run(gamma0=gamma0 * 1.001, kind="mup"), 1e-6)
+    assert not same(field, run(gamma0=gamma0, kind="ntk"), 1e-2)
+
+
+def test_update_is_the_gradient():
+    N, P = 6, 3
+    act = MLP(3, "gelu").activation
+    y = jnp.array([1.0, -2.0, 0.5])
+
+    @jax.jit
+    def moves(weights, scales, X, eta0):
+        """The moves that finite.mlp makes, and -eta0 c_l d loss / d W^l."""
+
+        def loss(weights):
+            return jnp.mean((y - mlp.forward(weights, scales, act, X)[2]) ** 2) / 2
+
+        h, phi, f = mlp.forward(weights, scales, act, X)
+        new = mlp.update(weights, scales, eta0, phi, mlp.backward(weights, scales, act, h), (y - f) / P)
+        expected = [-eta0 * scale.learning_rate * x for scale, x in zip(scales, jax.grad(loss)(weights), strict=True)]
+        return [after - before for before, after in zip(weights, new, strict=True)], expected
+
+    # W^l moves by a sum over samples of g phi^T; the P < N rows phi are independent, so equal moves mean equal g^l
+    with jax.enable_x64(True):
+        X = jax.random.normal(jax.random.key(SEED), (P, 5))
+        init = jax.jit(partial(mlp.init, width=N, input_dim=5, dtype=jnp.dtype("float64")))
+        for kind in ("mean_field", "mup", "ntk", "standard"):
+            problem = a_problem(3, kind=kind, gamma0=1.0 if kind == "standard" else 1.7)
+            scales = scales_of(problem, N)
+            weights = init(jax.random.key(SEED + 1), scales)
+            for move, right in zip(*moves(weights, scales, X, 0.3), strict=True):
+                # 1e-16 of the weight, which is at most a thousand times its move
+                np.testing.assert_allclose(move, right, rtol=1e-9, atol=1e-12)
+                assert not np.allclose(move, right * P, rtol=1e-2)  # negative twin: the 1 / P of the mean forgotten
+
+
+def test_output_at_initialization_has_variance_one_over_N():
+    """f(0) = w . phi(h) / (gamma0 N) with h ~ N(0, Phi0): N Var f(0) = <phi^2> / gamma0^2 exactly, at every N."""
+    num_seeds, gamma0 = 4096, 0.5
+    task = Task([[1.0]], [1.0])
+    nodes, w = np.polynomial.hermite_e.hermegauss(60)
+    exact = (w * np.tanh(nodes) ** 2).sum() / w.sum() / gamma0**2
+
+    def statistic(value, **parameterization) -> float:
+        total = 0.0
+        for N in (16, 128):
+            problem = a_problem(1, task=task, num_steps=1, centered=False, **parameterization)
+            result = finite.train(problem, width=N, num_seeds=num_seeds, seed=SEED, save_kernels=[], throw=False)
+            squares = N * result.samples.f[:, 0, 0].astype(float) ** 2
+            total += (squares.mean() - value) ** 2 / (squares.var(ddof=1) / num_seeds)
+        return total
+
+    bound = chi2.ppf(0.999, df=2)
+    assert statistic(exact, gamma0=gamma0) < bound
+    assert statistic(exact * 1.2**2, gamma0=gamma0) > bound  # gamma0 off by 20 %
+    assert statistic(exact * gamma0**2 * 16, kind="standard") > bound  # there Var f(0) is the same at every width
+
+
+# The two-layer linear network on one sample --------------------------------------------------------------------------
+
+
+def recursion(f, K, *, eta, gamma0, y, num_steps):
+    """f, K at states 0 ... T: theory.md section 6, exact at every width."""
+    fs, Ks = [f], [K]
+    for _ in range(num_steps):
+        Delta = y - f
+        f, K = (
+            f + eta * K * Delta + eta**2 * gamma0**2 * f * Delta**2,
+            K + 4 * eta * gamma0**2 * f * Delta + eta**2 * gamma0**2 * K * Delta**2,
+        )
+        fs.append(f)
+        Ks.append(K)
+    return np.array(fs), np.array(Ks)
+
+
+@settings(max_examples=30, derandomize=True, deadline=None)
+@given(
+    eta=st.floats(0.01, 0.2),
+    gamma0=st.floats(0.1, 3.0),
+    y=st.floats(-2.0, 2.0),
+    N=st.sampled_from([1, 3, 32]),
+    seed=st.integers(0, 2**32 - 1),
+)
+def test_every_network_follows_the_recursion(eta, gamma0, y, N, seed):
+    problem = a_problem(1, "linear", Task([[1.0]], [y]), eta, 12, gamma0=gamma0, centered=False)
+    run = finite.train(problem, width=N, num_seeds=4, seed=seed, save_kernels=range(13), dtype="float64", throw=False)
+    f, K = run.samples.f[..., 0], run.samples.tangent_kernel(np.ones((1, 1)))[..., 0, 0]
+    assume(np.abs(f).max() < 100 and K.max() < 100)
+    expected_f, expected_K = recursion(f[:, 0], K[:, 0], eta=eta, gamma0=gamma0, y=y, num_steps=12)
+    # rounding 1e-16 of numbers below 100, amplified at each of 12 steps by at most |1 - eta K| + ... ~ 5: below 1e-6 even in
+    # catapults, and 1e-13 in smooth training
+    np.testing.assert_allclose(f, expected_f.T, rtol=1e-7, atol=1e-7)
+    np.testing.assert_allclose(K, expected_K.T, rtol=1e-7, atol=1e-7)
+
+
+def test_recursion_sees_a_wrong_gamma0():
+    problem = a_problem(1, "linear", ONE_SAMPLE, 0.05, 12, gamma0=1.0, centered=False)
+    run = finite.train(problem, width=3, num_seeds=4, seed=SEED, save_kernels=range(13), dtype="float64")
+    f, K = run.samples.f[..., 0], run.samples.tangent_kernel(np.ones((1, 1)))[..., 0, 0]
+    wrong, _ = recursion(f[:, 0], K[:, 0], eta=0.05, gamma0=1.001, y=1.0, num_steps=12)
+    assert np.abs(f - wrong.T).max() > 1e-5
+
+
+TIMES = np.array([0, 5, 10, 20, 40])
+
+
+def fluctuations(gamma0: float) -> tuple[np.ndarray, np.ndarray]:
+    """N Var f and N bias at TIMES as N -> infinity, from derivatives of the map (f(0), K(0)) -> f(t) at (0, 2)."""
+
+    def F(f, K):
+        return recursion(f, K, eta=0.05, gamma0=gamma0, y=1.0, num_steps=40)[0][TIMES]
+
+    e = 1e-3  # central differences: errors e^2 and 1e-16 / e^2, both below 1e-5
+    F_f, F_K = (F(e, 2.0) - F(-e, 2.0)) / (2 * e), (F(0.0, 2 + e) - F(0.0, 2 - e)) / (2 * e)
+    F_ff = (F(e, 2.0) - 2 * F(0.0, 2.0) + F(-e, 2.0)) / e**2
+    F_KK = (F(0.0, 2 + e) - 2 * F(0.0, 2.0) + F(0.0, 2 - e)) / e**2
+    return F_f**2 / gamma0**2 + 4 * F_K**2, F_ff / (2 * gamma0**2) + 2 * F_KK
+
+
+def test_fluctuations_are_the_published_numbers():
+    variance, bias = fluctuations(1.0)
+    np.testing.assert_allclose(variance, [1, 0.511, 0.293, 0.046, 0.000], atol=5e-4)  # to the digits printed
+    np.testing.assert_allclose(bias, [0, -0.189, -0.396, -0.318, -0.042], atol=5e-4)
+
+
+@pytest.mark.parametrize("gamma0", [1.0, 0.6])
+def test_fluctuations_of_two_layer_linear_networks(gamma0):
+    """Means and variances at N = 32 and 64, extrapolated: 2 x(64) - x(32) is free of the first correction in 1/N."""
+    num_seeds = 2**16
+    limit = recursion(0.0, 2.0, eta=0.05, gamma0=gamma0, y=1.0, num_steps=40)[0][TIMES]
+    values, errors = [], []
+    for N in (32, 64):
+        problem = a_problem(1, "linear", ONE_SAMPLE, 0.05, 40, gamma0=gamma0, centered=False)
+        run = finite.train(problem, width=N, num_seeds=num_seeds, seed=SEED + N, save_kernels=[])
+        f = run.samples.f[:, TIMES, 0].astype(float)
+        variance, fourth = f.var(0), ((f - f.mean(0)) ** 4).mean(0)
+        values.append(N * np.stack([variance, f.mean(0) - limit]))
+        errors.append(N * np.sqrt(np.stack([fourth - variance**2, variance]) / num_seeds))
+    value, error = 2 * values[1] - values[0], np.hypot(2 * errors[1], errors[0])
+
+    def agrees(predicted) -> bool:
+        return bool((np.abs(value - np.stack(predicted)) < 3 * error + 1e-6).all())
+
+    assert agrees(fluctuations(gamma0)), (value, fluctuations(gamma0), error)
+    assert not agrees(fluctuations(1.2 * gamma0))
+    assert not agrees(np.roll(fluctuations(gamma0), 1, axis=1))
+
+
+# Chunks, seeds, compilation ------------------------------------------------------------------------------------------
+
+
+@pytest.fixture(scope="module")
+def compilations():
+    """A list that grows with every program that XLA compiles."""
+    seen: list[str] = []
+    jax.monitoring.register_event_duration_secs_listener(
+        lambda event, seconds, **_: seen.append(event) if "backend_compile" in event else None
+    )
+    return seen
+
+
+def bits(result, n: int = 3) -> list[bytes]:
+    return [getattr(result.samples, name)[:n].tobytes() for name in ("f", "loss", "test_loss", "Phi", "G")]
+
+
+def test_chunks_and_seeds_and_compilation(compilations):
+    problem = a_problem(2, task=tasks.digits(8, 8), num_steps=5)
+    many = finite.train(problem, width=40, num_seeds=50, seed=SEED)
+    assert many.stats["chunks"] > 2
+    compilations.clear()
+    few = finite.train(problem, width=40, num_seeds=3, seed=SEED)
+    assert few.stats["chunks"] == 1
+    assert bits(few) == bits(many)
+    other = finite.train(problem, width=40, num_seeds=3, seed=SEED + 1)
+    assert not any(a == b for a, b in zip(bits(few), bits(other), strict=True))
+    for change in ({"eta0": 0.1}, {"gamma0": 2.0}, {"kind": "ntk"}, {"centered": False}):
+        assert bits(finite.train(problem.replace(**change), width=40, num_seeds=3, seed=SEED)) != bits(few)
+    assert compilations == []  # settings are arguments of the program, not part of it
+
+    # so little memory that a chunk is smaller: another program, the same to float32 rounding 6e-8 times less than 100
+    per_seed = 2**20 // many.stats["seeds_per_chunk"]
+    tight = finite.train(problem, width=40, num_seeds=3, seed=SEED, memory=4 * per_seed)
+    assert tight.stats["seeds_per_chunk"] < many.stats["seeds_per_chunk"]
+    assert same(few, tight, 6e-6)
+    assert compilations  # negative twin: the counter counts
+
+
+def test_precisions_train_the_same_networks():
+    problem = a_problem(2, num_steps=6, centered=False)
+    before = jax.config.jax_enable_x64
+    single = finite.train(problem, width=7, num_seeds=2, seed=SEED, save_kernels=range(7))
+    double = finite.train(problem, width=7, num_seeds=2, seed=SEED, save_kernels=range(7), dtype="float64")
+    assert jax.config.jax_enable_x64 == before
+    assert (single.samples.f.dtype, double.samples.f.dtype) == (np.float32, np.float64)
+    assert same(double, single, 6e-6)  # float32 rounding 6e-8 times less than 100
+    assert not same(double, single, 1e-10)
+
+
+# Time ----------------------------------------------------------------------------------------------------------------
+
+
+def test_index_t_is_the_state_before_update_t():
+    longer = finite.train(a_problem(num_steps=6), width=7, num_seeds=2, seed=SEED, save_kernels=range(7)).samples
+    shorter = finite.train(a_problem(num_steps=1), width=7, num_seeds=2, seed=SEED).samples
+    for kernel in ("Phi", "G"):
+        state = longer.equal_time(kernel)
+        np.testing.assert_allclose(shorter.equal_time(kernel)[:, :, 1], state[:, :, 1], rtol=1e-5, atol=1e-6)  # float32
+        assert np.abs(state[:, :, 1] - state[:, :, 0]).max() > 1e-2
+    np.testing.assert_allclose(shorter.f, longer.f[:, :2], rtol=1e-5, atol=1e-6)
+    assert (longer.f[:, 0] == 0).all()  # centred
+    assert (longer.f[:, 1] != 0).all()
+
+
+def test_what_is_not_asked_for_is_none():
+    problem = dataclasses.replace(a_problem(num_steps=6), task=Task(DIGITS.X, DIGITS.y, DIGITS.X_test))
+    result = finite.train(problem, width=7, num_seeds=1, save_kernels=[])
+    assert (result.mean.Phi, result.mean.G, result.mean.test_loss) == (None, None, None)
+    assert result.mean.kernel_steps.size == 0
+    assert result.mean.f.shape == (7, 5)
+    assert np.isinf(result.sem.f).all()  # one network says nothing of the spread
+
+
+# What goes wrong -----------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("setting", "value", "says"),
+    [
+        ("width", 0, "width must be a whole number of at least 1, got 0"),
+        ("width", -3, "got -3"),
+        ("width", 2.5, "got 2.5"),
+        ("num_seeds", 0, "num_seeds must be a whole number"),
+        ("seed", -1, "seed must be"),
+        ("seed", 2**32, "below 2\\^32"),
+        ("dtype", "bfloat16", "'float32', 'float64'"),
+        ("save_kernels", [7], "must lie in 0 ... 6"),
+        ("memory", 0, "number of bytes"),
+    ],
+)
+def test_bad_input(setting, value, says):
+    with pytest.raises(ValueError, match=says):
+        finite.train(a_problem(), **({"width": 8, "num_seeds": 2} | {setting: value}))
+
+
+@pytest.mark.parametrize(("activation", "num_cures"), [("tanh", 1), ("relu", 2)])
+def test_divergence(activation, num_cures):
+    """tanh networks train at the suggested rate; ReLU networks at gamma0 = 1 sharpen, and need the second suggestion."""
+    problem = a_problem(2, activation, tasks.digits(8, 8), eta0=300.0, num_steps=12)
+    with pytest.raises(Unsolved, match="training of 20 of 20 networks diverged at step") as caught:
+        finite.train(problem, width=40, num_seeds=20, seed=SEED)
+    status = caught.value.result.status
+    assert 0 < status.first_bad_step <= 12
+    for _ in range(num_cures):
+        partial_result = finite.train(problem, width=40, num_seeds=20, seed=SEED, throw=False)
+        assert not partial_result.status.ok
+        assert np.isfinite(partial_result.samples.f[:, : partial_result.status.first_bad_step]).all()
+        problem = problem.replace(eta0=partial_result.status.suggested_eta0)
+        assert problem.training.eta0 < 10
+    assert finite.train(problem, width=40, num_seeds=20, seed=SEED).status.ok
+
+
+def test_one_diverged_network_is_not_averaged_away():
+    # the recursion diverges from about eta K(0) > 4, and K(0) is broad at width 3
+    problem = a_problem(1, "linear", ONE_SAMPLE, 0.8, 12, centered=False)
+    result = finite.train(problem, width=3, num_seeds=64, seed=SEED, save_kernels=range(13), dtype="float64", throw=False)
+    bad = (~(np.abs(result.samples.f) < 2e3)).any((1, 2)).sum()  # loss a million times its scale 1 / 2, to a few
+    assert 0 < bad < 32
+    assert f"training of {bad} of 64 networks" in result.status.message
+
+
+def test_memory_is_asked_before_the_start():
+    with pytest.raises(MemoryError, match=r"memory=1000 allows .* Lower num_seeds"):
+        finite.train(a_problem(), width=8, num_seeds=2, memory=1000)
+    with pytest.raises(MemoryError, match=r"GiB are free\. Lower num_seeds"):
+        finite.train(a_problem(), width=8, num_seeds=10**12)
+    with pytest.raises(MemoryError, match="GiB are free"):
+        finite.train(a_problem(), width=10**7, num_seeds=1)
