@@ -6,7 +6,7 @@ import numpy as np
 from jaxtyping import Float
 
 from compare.gap import same_points
-from widthwise import Result
+from widthwise import Result, Trajectory, check
 
 
 def alignment(a: Result, b: Result, kernel: str = "Phi") -> Float[np.ndarray, "layers kept"]:
@@ -22,7 +22,7 @@ def alignment(a: Result, b: Result, kernel: str = "Phi") -> Float[np.ndarray, "l
         (L, K) alignments of the mean kernels.
 
     Raises:
-        ValueError: steps or points differ.
+        ValueError: steps or points differ; kernels were not kept.
 
     Example:
         >>> import finite
@@ -33,12 +33,19 @@ def alignment(a: Result, b: Result, kernel: str = "Phi") -> Float[np.ndarray, "l
         [[1.0, 1.0], [1.0, 1.0]]
     """
     same_points(a, b)
-    x, y = a.mean.equal_time(kernel), b.mean.equal_time(kernel)
+    x, y = _equal_time(a.mean, kernel), _equal_time(b.mean, kernel)
     return (x * y).sum((-2, -1)) / np.linalg.norm(x, axis=(-2, -1)) / np.linalg.norm(y, axis=(-2, -1))
 
 
 def alignment_of_runs(a: Result, b: Result, kernel: str = "Phi") -> Float[np.ndarray, "runs layers kept"]:
     """The same cosine between every single run of `a` and the mean kernel of `b`: (n, L, K)."""
     same_points(a, b)
-    x, y = a.samples.equal_time(kernel), b.mean.equal_time(kernel)
+    x, y = _equal_time(a.samples, kernel), _equal_time(b.mean, kernel)
     return (x * y).sum((-2, -1)) / np.linalg.norm(x, axis=(-2, -1)) / np.linalg.norm(y, axis=(-2, -1))
+
+
+def _equal_time(trajectory: Trajectory, kernel: str) -> Float[np.ndarray, "*runs layers kept points points"]:
+    check.choice("kernel", kernel, ("Phi", "G"))
+    if getattr(trajectory, kernel) is None or not len(trajectory.kernel_steps):
+        raise ValueError(f"the result has no kernels {kernel}: save_kernels was empty. Keep some, e.g. save_kernels=[0, 10].")
+    return trajectory.equal_time(kernel)

@@ -17,7 +17,7 @@ class Gap:
 
     Attributes:
         name: e.g. "f", "Phi^1", "G^2".
-        relative: |a - b| / |b|, Frobenius norms of the means.
+        relative: |a - b| / |b|, Frobenius norms of the means; over |a| where b vanishes.
         noise: what sampling errors alone would make of `relative`, sqrt(sum of sem_a^2 + sem_b^2) / |b|.
     """
 
@@ -41,7 +41,7 @@ class Gaps:
     gaps: tuple[Gap, ...]
 
     def __getitem__(self, name: str) -> Gap:
-        return next(gap for gap in self.gaps if gap.name == name)
+        return {gap.name: gap for gap in self.gaps}[name]
 
     def __iter__(self) -> Iterator[Gap]:
         return iter(self.gaps)
@@ -51,11 +51,11 @@ class Gaps:
 
 
 def observables(trajectory: Trajectory) -> dict[str, Float[np.ndarray, "..."]]:
-    """f, and Phi^l and G^l of every layer, by name; a leading axis of runs stays in front."""
+    """f, and Phi^l and G^l of every layer if they were kept, by name; a leading axis of runs stays in front."""
     out = {"f": trajectory.f}
     for kernel in ("Phi", "G"):
         stack = getattr(trajectory, kernel)
-        if stack is not None:
+        if stack is not None and stack.size:
             out |= {f"{kernel}^{ell + 1}": stack[..., ell, :, :, :, :] for ell in range(stack.shape[-5])}
     return out
 
@@ -83,7 +83,7 @@ def gap(a: Result, b: Result) -> Gaps:
     means, sems = (observables(a.mean), observables(b.mean)), (observables(a.sem), observables(b.sem))
     gaps = []
     for name in means[0].keys() & means[1].keys():
-        size = np.linalg.norm(means[1][name])
+        size = np.linalg.norm(means[1][name]) or np.linalg.norm(means[0][name]) or 1.0
         noise = np.sqrt(np.sum(sems[0][name] ** 2) + np.sum(sems[1][name] ** 2))
         gaps.append(Gap(name, float(np.linalg.norm(means[0][name] - means[1][name]) / size), float(noise / size)))
     return Gaps(tuple(sorted(gaps, key=lambda gap: (gap.name != "f", gap.name[0] != "P", gap.name))))

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import ArrayLike
-from scipy.stats import chi2
+from scipy.special import chdtrc
 
 
 @dataclass(frozen=True)
@@ -42,21 +42,21 @@ def fit_power_law(x: ArrayLike, y: ArrayLike, y_error: ArrayLike, *, least_signi
         least_significance: points with y below this many standard errors are left out.
 
     Returns:
-        PowerLaw, or None where fewer than two points are resolved.
+        PowerLaw, or None where fewer than two points (at different x) are resolved.
 
     Example:
         >>> print(fit_power_law([1, 2, 4], [3.0, 1.5, 0.75], [0.3, 0.15, 0.075]))
         -1.00 +- 0.10
     """
-    x, y, y_error = (np.asarray(v, dtype=float) for v in (x, y, y_error))
-    use = (y > least_significance * y_error) & (y > 0) & np.isfinite(y_error)
-    if use.sum() < 2:
+    x, y, y_error = np.broadcast_arrays(*(np.asarray(v, dtype=float) for v in (x, y, y_error)))
+    use = (y > least_significance * y_error) & (x > 0) & (y > 0) & np.isfinite(y_error)
+    if len(np.unique(x[use])) < 2:
         return None
-    u, v, weight = np.log(x[use]), np.log(y[use]), (y[use] / np.maximum(y_error[use], 1e-300)) ** 2
+    u, v, weight = np.log(x[use]), np.log(y[use]), np.maximum(y_error[use] / y[use], 1e-12) ** -2.0
     center = np.average(u, weights=weight), np.average(v, weights=weight)
     spread = np.sum(weight * (u - center[0]) ** 2)
     slope = np.sum(weight * (u - center[0]) * (v - center[1])) / spread
     misfit = np.sum(weight * (v - center[1] - slope * (u - center[0])) ** 2)
     dof = int(use.sum()) - 2
-    p_value = float(chi2.sf(misfit, dof)) if dof else 1.0
+    p_value = float(chdtrc(dof, misfit)) if dof else 1.0
     return PowerLaw(float(slope), float(spread**-0.5), float(np.exp(center[1] - slope * center[0])), p_value, int(use.sum()))

@@ -4,13 +4,17 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
+from typing import TypeAlias
 
 import numpy as np
 from jaxtyping import Float
-from scipy import stats
+from scipy.special import stdtr, stdtrit
 
 from compare.gap import observables, same_points
-from widthwise import Estimate, Result, Status, Trajectory
+from widthwise import Estimate, Result, Status
+
+RESOLVED = 0.5
+"""Least share of |d|^2, d a mean of the theory, that must be more than sampling noise."""
 
 
 @dataclass(frozen=True)
@@ -55,7 +59,7 @@ class Agreement:
         return self.p_value >= self.alpha
 
     def __getitem__(self, name: str) -> Statistic:
-        return next(statistic for statistic in self.statistics if statistic.name == name)
+        return {statistic.name: statistic for statistic in self.statistics}[name]
 
     def __str__(self) -> str:
         verdict = "agree" if self else "DISAGREE"
@@ -68,7 +72,8 @@ def agrees(theory: Result, nets: Result | Mapping[int, Result], *, alpha: float 
     Each observable x enters by its amplitude <x, d> / <d, d> along a direction d of the theory's mean: for f, its first
     third of the steps ("early") and the rest ("late"); for every kernel its "size" at the last kept step and its "change"
     from the first to the last kept step. These are few, they are in percent, and they see what matters: a wrong speed, a
-    wrong scale, wrong feature learning. Amplitudes are linear, so that 1/N can be extrapolated away.
+    wrong scale, wrong feature learning. Amplitudes are linear, so that 1/N can be extrapolated away. What is zero in the
+    theory, or not resolved by its replicas, is left out.
 
     Args:
         theory: the limit.
@@ -76,7 +81,8 @@ def agrees(theory: Result, nets: Result | Mapping[int, Result], *, alpha: float 
         alpha: level of the test.
 
     Raises:
-        ValueError: results do not share steps and points; a single seed.
+        ValueError: results do not share steps and points; a single seed; one or two replicas of the theory; alpha not in
+            (0, 1); nothing in the theory is resolved.
 
     Example:
         >>> import dmft, finite
@@ -86,27 +92,33 @@ def agrees(theory: Result, nets: Result | Mapping[int, Result], *, alpha: float 
         >>> bool(agrees(dmft.solve(problem), nets))
         True
     """
-    ensembles = {1: nets} if isinstance(nets, Result) else dict(nets)
+    ensembles = {1: nets} if isinstance(nets, Result) else nets
+    if not (isinstance(ensembles, Mapping) and ensembles):
+        raise ValueError(f"agrees(theory, nets) takes nets as a Result or as a dict {{width: Result}}, got {nets!r:.80}.")
     for net in ensembles.values():
         same_points(net, theory)
-        if net.trajectory.n < 2:
+        if net.trajectory.n == 0:
+            raise ValueError("an ensemble of networks is expected after the theory, got an exact result: agrees(theory, nets).")
+        if net.trajectory.n == 1:
             raise ValueError("agreement within errors needs at least two seeds per ensemble, got one.")
+    if theory.trajectory.n in (1, 2):
+        raise ValueError(f"the theory's error bar needs at least three replicas, got {theory.trajectory.n}.")
+    if not 0 < alpha < 1:
+        raise ValueError(f"alpha, the rate of false alarms, must lie between 0 and 1, got {alpha!r}.")
     weights = intercept_weights({N: net.trajectory.n for N, net in ensembles.items()})
-    directions = _directions(theory.mean)
-    num = len(directions)
-    results = []
-    for name, direction in directions.items():
-        parts = [(weights[N], direction.amplitude(net.samples)) for N, net in ensembles.items()]
-        if theory.trajectory.n:
-            parts.append((-1.0, direction.amplitude(theory.samples)))
-        difference = sum(w * a.mean() for w, a in parts) - (0.0 if theory.trajectory.n else 1.0)
-        squares = np.array([w**2 * a.var(ddof=1) / len(a) for w, a in parts])
-        error = float(np.sqrt(squares.sum()))
-        dof = squares.sum() ** 2 / np.sum(squares**2 / np.array([len(a) - 1 for _, a in parts]))
-        p_value = float(2 * stats.t.sf(abs(difference) / error, dof))
-        detectable = float(error * (stats.t.isf(alpha / num / 2, dof) + stats.t.isf(0.1, dof)))
-        results.append(Statistic(name, float(difference), error, p_value, detectable))
-    return Agreement(tuple(results), min(1.0, num * min(s.p_value for s in results)), alpha)
+    references = _references(theory)
+    if not references:
+        raise ValueError(
+            "nothing to compare: in the theory f and the kernels are zero, absent, or not resolved by its replicas."
+        )
+    parts = {N: _parts(net) for N, net in ensembles.items()}
+    statistics = tuple(
+        _statistic(
+            name, reference, [parts[N][name] for N in ensembles], [weights[N] for N in ensembles], alpha / len(references)
+        )
+        for name, reference in references.items()
+    )
+    return Agreement(statistics, min(1.0, len(statistics) * min(s.p_value for s in statistics)), alpha)
 
 
 def intercept_weights(counts: Mapping[int, int]) -> dict[int, float]:
@@ -135,7 +147,7 @@ def extrapolate(nets: Mapping[int, Result]) -> Result:
         nets: ensembles at two widths or more; what is left is of order 1/N^2.
 
     Raises:
-        ValueError: one width only, or results that do not share steps and points.
+        ValueError: one width only, an exact result, or results that do not share steps and points.
 
     Example:
         >>> import finite
@@ -145,11 +157,13 @@ def extrapolate(nets: Mapping[int, Result]) -> Result:
         >>> extrapolate(nets).mean.f.shape
         (11, 2)
     """
-    if len(nets) < 2:
-        raise ValueError(f"extrapolation in 1/N needs two widths or more, got {len(nets)}.")
+    if not isinstance(nets, Mapping) or len(nets) < 2:
+        raise ValueError(f"extrapolation in 1/N needs a dict {{width: Result}} of two widths or more, got {len(nets)}.")
     ensembles = list(nets.values())
-    for net in ensembles[1:]:
+    for net in ensembles:
         same_points(net, ensembles[0])
+        if net.trajectory.n == 0:
+            raise ValueError("extrapolation in 1/N takes ensembles of networks, got an exact result.")
     weights = list(intercept_weights({N: net.trajectory.n for N, net in nets.items()}).values())
 
     def combine(*means: Float[np.ndarray, "..."]) -> np.ndarray:
@@ -169,27 +183,55 @@ def extrapolate(nets: Mapping[int, Result]) -> Result:
     )
 
 
-@dataclass(frozen=True)
-class _Direction:
-    """One way to turn a trajectory into a number: the amplitude of a part of an observable along d."""
-
-    observable: str
-    where: str
-    d: Float[np.ndarray, "..."]
-
-    def amplitude(self, runs: Trajectory) -> Float[np.ndarray, "runs"]:
-        x = _part(observables(runs)[self.observable], self.where).reshape(-1, self.d.size)
-        return x @ self.d.ravel() / np.sum(self.d**2)
+Runs: TypeAlias = Float[np.ndarray, "runs entries"]
 
 
-def _directions(mean: Trajectory) -> dict[str, _Direction]:
-    """Statistics by name. A part that does not move in the theory is left out."""
+def _statistic(name: str, reference: Runs, nets: list[Runs], weights: list[float], alpha: float) -> Statistic:
+    """Amplitude of the weighted networks along the theory, against one; its error from seeds and replicas (jackknife)."""
+    dual, R = _dual(reference), len(reference)
+    mean = sum(w * x.mean(0) for w, x in zip(weights, nets, strict=True))
+    squares = [w**2 * (x @ dual).var(ddof=1) / len(x) for w, x in zip(weights, nets, strict=True)]
+    degrees = [len(x) - 1 for x in nets]
+    if R > 1:
+        squares.append((R - 1) * np.var([mean @ _dual(np.delete(reference, r, axis=0)) for r in range(R)]))
+        degrees.append(R - 1)
+    difference, error = float(mean @ dual - 1), float(np.sqrt(np.sum(squares)))
+    dof = np.sum(squares) ** 2 / np.sum(np.square(squares) / degrees)
+    p_value = float(2 * stdtr(dof, -abs(difference) / error))
+    return Statistic(name, difference, error, p_value, float(-error * (stdtrit(dof, alpha / 2) + stdtrit(dof, 0.1))))
+
+
+def _dual(runs: Runs) -> Float[np.ndarray, "entries"]:
+    """d / |d|^2, d the mean of the runs: <x, d> / |d|^2 is one where x has their mean."""
+    return runs.mean(0) / _square(runs)
+
+
+def _square(runs: Runs) -> float:
+    """|d|^2, between different runs: <x, x'> averaged over pairs. (A single run counts as exact.)
+
+    With the run itself among them it would be larger by the noise of d, and amplitudes smaller by a share that outgrows their
+    error where d has many entries.
+    """
+    d, n = runs.mean(0), len(runs)
+    return float(d @ d - (runs.var(0, ddof=1).sum() / n if n > 1 else 0.0))
+
+
+def _references(theory: Result) -> dict[str, Runs]:
+    """The parts of the theory to measure networks against, by name; zero and unresolved ones are left out."""
+    parts = _parts(theory)
+    size = {name: np.sum(runs.mean(0) ** 2) for name, runs in parts.items()}
+    largest = {name: max(size[other] for other in parts if other.split()[0] == name.split()[0]) for name in parts}
+    return {name: runs for name, runs in parts.items() if _square(runs) > max(RESOLVED * size[name], 1e-20 * largest[name])}
+
+
+def _parts(result: Result) -> dict[str, Runs]:
+    """What the statistics look at, by name; of every run, or of the mean where the result is exact."""
+    exact = result.trajectory.n == 0
     out = {}
-    for observable, x in observables(mean).items():
+    for observable, x in observables(result.mean if exact else result.samples).items():
+        runs = x[None] if exact else x
         for where in ("early", "late") if observable == "f" else ("size", "change"):
-            d = _part(x, where)
-            if d.size and np.linalg.norm(d) > 1e-10 * np.linalg.norm(x):
-                out[f"{observable} {where}"] = _Direction(observable, where, d)
+            out[f"{observable} {where}"] = _part(runs, where).reshape(len(runs), -1).astype(np.float64)
     return out
 
 

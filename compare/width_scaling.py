@@ -43,7 +43,7 @@ class WidthScaling:
                 bias2, error = self.bias2[i], self.bias2_error[i]
                 size = np.sqrt(max(bias2, 0.0))
                 bound = "" if bias2 > 2 * error else "   (not resolved)"
-                row += f"    {N * size:.3f} +- {N * error / (2 * np.sqrt(max(bias2, error))):.3f}{bound}"
+                row += f"    {N * size:.3f} +- {N * error / (2 * np.sqrt(max(bias2, error)) or 1.0):.3f}{bound}"
             lines.append(row)
         lines.append(f"exponent of the variance in N: {self.variance_fit or 'not resolved'}   (expected -1)")
         if self.bias2 is not None:
@@ -66,7 +66,7 @@ def width_scaling(
         seed: of the bootstrap.
 
     Raises:
-        ValueError: fewer than two widths, an ensemble of one, or results that do not share steps and points.
+        ValueError: fewer than two widths, an ensemble or a theory of one, or results that do not share steps and points.
 
     Example:
         >>> import finite
@@ -76,17 +76,19 @@ def width_scaling(
         >>> -1.6 < width_scaling(nets).variance_fit.exponent < -0.4
         True
     """
-    if len(nets) < 2:
-        raise ValueError(f"width_scaling needs ensembles at two widths or more, got {len(nets)}.")
+    if not isinstance(nets, Mapping) or len(nets) < 2:
+        raise ValueError(f"width_scaling needs a dict {{width: Result}} of two widths or more, got {len(nets)}.")
     widths = np.array(sorted(nets))
+    for N in widths:
+        if nets[N].trajectory.n < 2:
+            raise ValueError(f"width {N} has fewer than two seeds: a variance over seeds needs two or more.")
+        same_points(nets[N], nets[widths[0]] if theory is None else theory)
+    if theory is not None and theory.trajectory.n == 1:
+        raise ValueError("the theory has one replica only: its noise is the spread of two or more.")
     rng = np.random.default_rng(seed)
     reference = None if theory is None else _resampled(theory, num_resamples, rng)
     variance, bias2 = [], []
     for N in widths:
-        if nets[N].trajectory.n < 2:
-            raise ValueError(f"width {N} has one seed only: a variance over seeds needs two or more.")
-        if theory is not None:
-            same_points(nets[N], theory)
         mean, var, sem2 = _resampled(nets[N], num_resamples, rng)
         variance.append(var.mean(-1))
         if reference is not None:

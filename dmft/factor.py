@@ -8,6 +8,9 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float, Int
 
+FEW = 8
+"""Functions made at a time; most steps need fewer."""
+
 
 class Basis(NamedTuple):
     """Functions on the paths, orthonormal under the average: <e_k e_l> = delta_kl.
@@ -19,11 +22,6 @@ class Basis(NamedTuple):
 
     e: Float[Array, "paths rank"]
     size: Int[Array, ""]
-
-
-def empty(num_paths: int, capacity: int) -> Basis:
-    """A basis without functions, with room for `capacity`."""
-    return Basis(jnp.zeros((num_paths, capacity)), jnp.zeros((), int))
 
 
 def extend(
@@ -41,8 +39,8 @@ def extend(
         basis: what spans the past.
         F: (S, M) functions at this step.
         tol: relative tolerance.
-        axis_name: of the replicas over which this is mapped; functions are made at all or at none, so that a step
-            without new ones (most are) skips the work.
+        axis_name: of the replicas over which this is mapped; they make functions together, so that a step without new
+            ones skips the work.
 
     Returns:
         the basis and the coefficients.
@@ -53,19 +51,22 @@ def extend(
     kernel = F.T @ F / S
     least = tol * jnp.trace(kernel) / M
     C, pivots, rank = pivoted_cholesky(kernel - row @ row.T, least, capacity - basis.size)
-    kept = jnp.arange(M) < rank
+    places = jnp.where(jnp.arange(M) < rank, basis.size + jnp.arange(M), capacity)  # of new functions; `capacity` is nowhere
+    row = row.at[:, places].set(C, mode="drop")
 
-    def grow(basis: Basis, row: Array) -> tuple[Basis, Array]:
-        rest = F[:, pivots] - basis.e @ row[pivots].T
-        triangle = C[pivots] + jnp.diag(jnp.where(kept, 0.0, 1.0))
-        identity = jnp.eye(M, dtype=F.dtype)
-        e_new = rest @ jax.scipy.linalg.solve_triangular(triangle, identity, lower=True).T
-        place = jax.nn.one_hot(jnp.where(kept, basis.size + jnp.arange(M), capacity), capacity, dtype=F.dtype)
-        return Basis(basis.e + e_new @ place, basis.size + rank), row + C @ place
+    def make(carry: tuple[Array, Array]) -> tuple[Array, Array]:
+        """The next few functions: rests of their pivots, made orthonormal."""
+        e, made = carry
+        j = made + jnp.arange(min(FEW, M))
+        kept, m, place = j < rank, pivots[j], jnp.where(j < rank, places[j], capacity)
+        rest = F[:, m] - e @ row[m].T  # e has zeros where functions are still to be made
+        triangle = jnp.where(kept[:, None] & kept, C[m][:, j], jnp.eye(len(j), dtype=F.dtype))
+        e_new = rest @ jnp.linalg.inv(triangle).T
+        return e.at[:, place].set(e_new, mode="drop"), made + len(j)
 
-    some = jax.lax.pmax(rank, axis_name) > 0
-    basis, row = jax.lax.cond(some, grow, lambda basis, row: (basis, row), basis, row)
-    return basis, row
+    most = jax.lax.pmax(rank, axis_name)
+    e, _ = jax.lax.while_loop(lambda carry: carry[1] < most, make, (basis.e, jnp.zeros((), int)))
+    return Basis(e, basis.size + rank), row
 
 
 def pivoted_cholesky(

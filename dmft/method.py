@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Any, NamedTuple, Protocol
+from typing import Any, NamedTuple, Protocol, runtime_checkable
 
 import numpy as np
 from jaxtyping import Int
@@ -18,6 +18,7 @@ class Solution(NamedTuple):
     stats: dict[str, Any]
 
 
+@runtime_checkable
 class Method(Protocol):
     """A way to solve the infinite-width limit: a small frozen dataclass of its settings."""
 

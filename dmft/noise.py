@@ -4,8 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 from jaxtyping import Float
-from scipy.special import ndtri
-from scipy.stats import qmc
+from threadpoolctl import threadpool_limits
 
 BLOCK = 32
 """Coordinates per field that share one Sobol sequence; later blocks are permuted against it (padding)."""
@@ -44,6 +43,9 @@ def white_noise(
 
 
 def _normal(n: int, dim: int, rng: np.random.Generator) -> Float[np.ndarray, "n dim"]:
+    from scipy.special import ndtri  # imported where used: they cost half a second
+    from scipy.stats import qmc
+
     sobol = qmc.Sobol(dim, scramble=True, rng=rng)
     points = sobol.random(1 << (n - 1).bit_length())[:n]  # a power of two, so that SciPy does not warn
     return ndtri(np.clip(points, 2.0**-32, 1 - 2.0**-32))
@@ -51,5 +53,6 @@ def _normal(n: int, dim: int, rng: np.random.Generator) -> Float[np.ndarray, "n 
 
 def _whiten(x: Float[np.ndarray, "n k"]) -> Float[np.ndarray, "n k"]:
     """x C^{-T} with C C^T = <x x^T>: column by column, so that the first columns do not depend on the later ones."""
-    C = np.linalg.cholesky(x.T @ x / len(x))
-    return x @ np.linalg.inv(C).T
+    with threadpool_limits(1, user_api="blas"):  # matrices too small for BLAS threads, which would fight with JAX's
+        C = np.linalg.cholesky(x.T @ x / len(x))
+        return x @ np.linalg.inv(C).T

@@ -51,8 +51,8 @@ def train(
         num_seeds: number of networks; error bars fall like 1 / sqrt(num_seeds).
         seed: 0 ... 2^32 - 1; another seed gives independent networks.
         save_kernels: steps in 0 ... T at which Phi and G are kept, each with each; by default the first and the last.
-        dtype: "float32" or "float64". Outputs carry a rounding error of order eps / (gamma0 sqrt N): take "float64" for
-            gamma0 < 1e-3, and for differences between networks of that size.
+        dtype: "float32" or "float64". The outputs of lazy networks are small differences: their rounding error is about
+            25 eps / gamma0 (mean-field; gamma0 / sqrt N for "ntk"), in float32 0.3 % at gamma0 = 1e-3.
         memory: bytes that the run may take, all seeds' record included; by default what is free.
         progress: show a progress bar, if there is a terminal.
         throw: raise if a network diverged; False returns what there is.
@@ -62,7 +62,7 @@ def train(
         (num_seeds, T+1, M) in units of y, loss and test_loss (num_seeds, T+1), Phi and G (num_seeds, L, K, M, K, M).
 
     Raises:
-        ValueError: width, num_seeds, seed, dtype, memory or save_kernels out of range.
+        ValueError: width, num_seeds, seed, dtype, memory or save_kernels out of range; gamma0 too small for the dtype.
         MemoryError: one network, or the record of all, does not fit; before anything runs.
         Unsolved: a network diverged; `.result.status` has the step and a learning rate that should train.
 
@@ -84,6 +84,7 @@ def train(
     check.choice("dtype", dtype, ("float32", "float64"))
     if memory is not None:
         memory = check.positive("memory", memory, "It is a number of bytes, e.g. 4e9.")
+    _check_rounding(problem, width, dtype)
     task, T = problem.task, problem.training.num_steps
     steps = chosen_steps(T, save_kernels)
     chunk = _seeds_per_chunk(problem, width, num_seeds, len(steps), np.dtype(dtype).itemsize, memory)
@@ -182,6 +183,17 @@ def _scales(problem: Problem, width: int) -> list[LayerScale]:
     """(a_l, b_l, c_l) of W^0 ... W^{L-1}, w."""
     roles: list[Role] = ["input", *["hidden"] * (problem.architecture.depth - 1), "output"]  # type: ignore[list-item]
     return [problem.parameterization.scale(role, width=width, input_dim=problem.task.input_dim) for role in roles]
+
+
+def _check_rounding(problem: Problem, width: int, dtype: str) -> None:
+    """Raise ValueError where rounding, measured at 25 eps / gamma0 in f, exceeds 5 % of the targets."""
+    error = 25 * float(np.finfo(dtype).eps) / problem.parameterization.feature_learning_strength(width)
+    if error > 0.05 * (np.sqrt(np.mean(problem.task.y**2)) or 1.0):
+        cure = 'Pass dtype="float64".' if dtype == "float32" else "Raise gamma0: the lazy limit is reached long before."
+        raise ValueError(
+            f"gamma0 = {problem.parameterization.gamma0:g} is too small for {dtype} at width {width}: the output would carry "
+            f"a rounding error of about {error:.1g}. {cure}"
+        )
 
 
 def _num_parameters(problem: Problem, width: int) -> int:

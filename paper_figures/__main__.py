@@ -30,8 +30,11 @@ def main(arguments: list[str] | None = None) -> int:
     matplotlib.use("Agg")
     for name in options.names:
         start = time.perf_counter()
-        for output in figure.draw(name, quick=options.quick, folder=options.folder):
-            print(output if isinstance(output, str) else f"wrote {output}")
+        try:
+            for output in figure.draw(name, quick=options.quick, folder=options.folder):
+                print(output if isinstance(output, str) else f"wrote {output}")
+        except OSError as error:
+            parser.exit(1, f"{parser.prog}: {error.strerror or error}\n")
         print(f"{name}: {time.perf_counter() - start:.0f} s")
     return 0
 

@@ -6,7 +6,7 @@ of two standard errors where it can be seen; ensembles of five widths (finite) i
 
 from __future__ import annotations
 
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import matplotlib.pyplot as plt
 import numpy as np
@@ -32,19 +32,19 @@ class Data(NamedTuple):
 
 def problem(quick: bool = False) -> Problem:
     """Threes against fives, 24 train and 24 test images; fewer and shorter if quick."""
-    points, steps = (8, 20) if quick else (24, 60)
+    points, steps = (8, 20) if quick else (24, 50)
     task = tasks.digits(points, points, classes=(3, 5))
-    return Problem(MLP(2, "tanh"), Parameterization(gamma0=1.0), task, GradientDescent(eta0=0.4, num_steps=steps))
+    return Problem(MLP(2, "gelu"), Parameterization(gamma0=1.0), task, GradientDescent(eta0=0.8, num_steps=steps))
 
 
 def compute(quick: bool = False) -> Data:
     """Solve the limit and train the ensembles, or load them."""
     p = problem(quick)
-    method = dmft.March(num_paths=1024, tol=1e-2)
+    method = dmft.March(num_paths=2048, tol=1e-2)
     theory = cached(p, f"dmft {method}", lambda: dmft.solve(p, method))
     nets = {}
     for N in WIDTHS:
-        num_seeds = max(8, (4096 if quick else 16384) // N)
+        num_seeds = int(np.clip((2**20 if quick else 2**23) // N**2, 16, 1024))  # about the same work at every width
         nets[N] = cached(p, f"finite {N} {num_seeds}", lambda N=N, n=num_seeds: finite.train(p, width=N, num_seeds=n))  # type: ignore[misc]
     return Data(theory, nets)
 
@@ -53,18 +53,16 @@ def table(data: Data) -> str:
     """Losses, scaling of variance and bias, and the verdict."""
     theory, nets = data
     lines = [str(theory), "", "  width  seeds   final train loss        final test loss"]
-    for N, net in nets.items():
-        mean, sem = net.mean, net.sem
-        lines.append(
-            f"{N:7d} {net.trajectory.n:6d}   {mean.loss[-1]:.5f} +- {sem.loss[-1]:.5f}      "
-            f"{mean.test_loss[-1]:.5f} +- {sem.test_loss[-1]:.5f}"
-        )
-    lines.append(
-        f"  limit           {theory.mean.loss[-1]:.5f} +- {theory.sem.loss[-1]:.5f}      "
-        f"{theory.mean.test_loss[-1]:.5f} +- {theory.sem.test_loss[-1]:.5f}"
-    )
+    rows = [(f"{N:7d} {net.trajectory.n:6d}", net) for N, net in nets.items()]
+    for label, result in [*rows, ("  limit       ", theory)]:
+        mean, sem = result.mean, result.sem
+        lines.append(f"{label}   {_last(mean.loss, sem.loss)}      {_last(mean.test_loss, sem.test_loss)}")
     verdict = compare.agrees(theory, nets)
     return "\n".join([*lines, "", str(compare.width_scaling(nets, theory)), "", f"Extrapolated in 1/N, {verdict}"])
+
+
+def _last(mean: Any, sem: Any) -> str:
+    return f"{mean[-1]:.5f} +- {sem[-1]:.5f}"
 
 
 def plot(data: Data) -> Figure:
@@ -81,10 +79,10 @@ def _losses(axes: Axes, data: Data) -> None:
     colors = width_colors(data.nets)
     for N, net in data.nets.items():
         axes.plot(net.mean.steps, net.mean.loss, color=colors[N], label=f"N = {N}")
-        axes.plot(net.mean.steps, net.mean.test_loss, color=colors[N], ls="--")
+        axes.plot(net.mean.steps, np.asarray(net.mean.test_loss), color=colors[N], ls="--")
     mean = data.theory.mean
     axes.plot(mean.steps, mean.loss, color=THEORY, lw=1, label="limit")
-    axes.plot(mean.steps, mean.test_loss, color=THEORY, lw=1, ls="--")
+    axes.plot(mean.steps, np.asarray(mean.test_loss), color=THEORY, lw=1, ls="--")
     axes.set(yscale="log", xlabel="step", ylabel="loss", title="(a) train (full) and test (dashed) loss")
     axes.legend(ncols=2)
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib
 import pkgutil
+import re
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, Protocol
@@ -13,6 +14,7 @@ import numpy as np
 from matplotlib.figure import Figure as Canvas
 
 import paper_figures
+from paper_figures.cache import writable
 
 STYLE = Path(__file__).with_name("style.mplstyle")
 THEORY = "black"
@@ -36,7 +38,7 @@ class Figure(Protocol):
 
 def names() -> list[str]:
     """All figures, by name."""
-    return sorted(module.name for module in pkgutil.iter_modules(paper_figures.__path__) if module.name.startswith("fig0"))
+    return sorted(module.name for module in pkgutil.iter_modules(paper_figures.__path__) if re.match(r"fig\d\d_", module.name))
 
 
 def find(name: str) -> Figure:
@@ -47,17 +49,18 @@ def find(name: str) -> Figure:
     """
     if name not in names():
         raise ValueError(f"no figure {name!r}; there are: {', '.join(names())}.")
-    return importlib.import_module(f"paper_figures.{name}")  # type: ignore[return-value]
+    return importlib.import_module(f"paper_figures.{name}")
 
 
 def draw(name: str, *, quick: bool, folder: Path) -> Iterator[str | Path]:
     """Compute, print-out and files of one figure: yields its table, then the paths written (PNG and PDF).
 
     Raises:
-        OSError: the folder cannot be written.
+        ValueError: there is no figure of that name.
+        OSError: the folder cannot be made or written.
     """
-    folder.mkdir(parents=True, exist_ok=True)  # before hours of computing, not after
     figure = find(name)
+    writable(folder)  # before hours of computing, not after
     data = figure.compute(quick)
     yield figure.table(data)
     with plt.style.context(STYLE):

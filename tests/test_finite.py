@@ -138,25 +138,23 @@ def test_update_is_the_gradient():
 
 
 def test_output_at_initialization_has_variance_one_over_N():
-    """f(0) = w . phi(h) / (gamma0 N) with h ~ N(0, Phi0): N Var f(0) = <phi^2> / gamma0^2 exactly, at every N."""
+    """f(0) = w . h / (gamma0 N) with w, h ~ N(0, 1): N Var f(0) = 1 / gamma0^2 exactly, at every N (depth 1, linear)."""
     num_seeds, gamma0 = 4096, 0.5
-    task = Task([[1.0]], [1.0])
-    nodes, w = np.polynomial.hermite_e.hermegauss(60)
-    exact = (w * np.tanh(nodes) ** 2).sum() / w.sum() / gamma0**2
 
     def statistic(value, **parameterization) -> float:
         total = 0.0
-        for N in (16, 128):
-            problem = a_problem(1, task=task, num_steps=1, centered=False, **parameterization)
+        for N in (32, 64):
+            problem = a_problem(1, "linear", ONE_SAMPLE, 0.05, 40, centered=False, **parameterization)
             result = finite.train(problem, width=N, num_seeds=num_seeds, seed=SEED, save_kernels=[], throw=False)
             squares = N * result.samples.f[:, 0, 0].astype(float) ** 2
             total += (squares.mean() - value) ** 2 / (squares.var(ddof=1) / num_seeds)
         return total
 
     bound = chi2.ppf(0.999, df=2)
-    assert statistic(exact, gamma0=gamma0) < bound
-    assert statistic(exact * 1.2**2, gamma0=gamma0) > bound  # gamma0 off by 20 %
-    assert statistic(exact * gamma0**2 * 16, kind="standard") > bound  # there Var f(0) is the same at every width
+    assert statistic(1 / gamma0**2, gamma0=gamma0) < bound
+    assert statistic(1 / (1.2 * gamma0) ** 2, gamma0=gamma0) > bound  # gamma0 off by 20 %
+    for value in (32, 64):  # there Var f(0) = 1 at every width: no one value fits N Var f(0)
+        assert statistic(value, kind="standard") > bound
 
 
 # The two-layer linear network on one sample --------------------------------------------------------------------------
@@ -181,7 +179,7 @@ def recursion(f, K, *, eta, gamma0, y, num_steps):
     eta=st.floats(0.01, 0.2),
     gamma0=st.floats(0.1, 3.0),
     y=st.floats(-2.0, 2.0),
-    N=st.sampled_from([1, 3, 32]),
+    N=st.sampled_from([1, 32]),
     seed=st.integers(0, 2**32 - 1),
 )
 def test_every_network_follows_the_recursion(eta, gamma0, y, N, seed):
@@ -198,7 +196,7 @@ def test_every_network_follows_the_recursion(eta, gamma0, y, N, seed):
 
 def test_recursion_sees_a_wrong_gamma0():
     problem = a_problem(1, "linear", ONE_SAMPLE, 0.05, 12, gamma0=1.0, centered=False)
-    run = finite.train(problem, width=3, num_seeds=4, seed=SEED, save_kernels=range(13), dtype="float64")
+    run = finite.train(problem, width=1, num_seeds=4, seed=SEED, save_kernels=range(13), dtype="float64")
     f, K = run.samples.f[..., 0], run.samples.tangent_kernel(np.ones((1, 1)))[..., 0, 0]
     wrong, _ = recursion(f[:, 0], K[:, 0], eta=0.05, gamma0=1.001, y=1.0, num_steps=12)
     assert np.abs(f - wrong.T).max() > 1e-5
@@ -252,22 +250,12 @@ def test_fluctuations_of_two_layer_linear_networks(gamma0):
 # Chunks, seeds, compilation ------------------------------------------------------------------------------------------
 
 
-@pytest.fixture(scope="module")
-def compilations():
-    """A list that grows with every program that XLA compiles."""
-    seen: list[str] = []
-    jax.monitoring.register_event_duration_secs_listener(
-        lambda event, seconds, **_: seen.append(event) if "backend_compile" in event else None
-    )
-    return seen
-
-
 def bits(result, n: int = 3) -> list[bytes]:
     return [getattr(result.samples, name)[:n].tobytes() for name in ("f", "loss", "test_loss", "Phi", "G")]
 
 
 def test_chunks_and_seeds_and_compilation(compilations):
-    problem = a_problem(2, task=tasks.digits(8, 8), num_steps=5)
+    problem = a_problem(2, task=tasks.digits(8, 8), num_steps=12)
     many = finite.train(problem, width=40, num_seeds=50, seed=SEED)
     assert many.stats["chunks"] > 2
     compilations.clear()
@@ -297,6 +285,24 @@ def test_precisions_train_the_same_networks():
     assert (single.samples.f.dtype, double.samples.f.dtype) == (np.float32, np.float64)
     assert same(double, single, 6e-6)  # float32 rounding 6e-8 times less than 100
     assert not same(double, single, 1e-10)
+
+
+@pytest.mark.parametrize("gamma0", [1.0, 1e-2, 1e-3])
+def test_rounding_error_is_what_the_docstring_says(gamma0):
+    problem = a_problem(2, num_steps=6, gamma0=gamma0)
+    single, double = (
+        finite.train(problem, width=7, num_seeds=2, seed=SEED, save_kernels=range(7), dtype=dtype).samples.f
+        for dtype in ("float32", "float64")
+    )
+    error = 25 * np.finfo(np.float32).eps / gamma0
+    assert 0.002 * error < np.abs(single - double).max() < error  # an order of magnitude: few steps round less
+
+
+def test_too_lazy_for_the_precision():
+    with pytest.raises(ValueError, match=r"gamma0 = 1e-06 is too small for float32 .* Pass dtype=\"float64\""):
+        finite.train(a_problem(gamma0=1e-6), width=7, num_seeds=2)
+    with pytest.raises(ValueError, match="too small for float64 .* Raise gamma0"):
+        finite.train(a_problem(gamma0=1e-14), width=7, num_seeds=2, dtype="float64")
 
 
 # Time ----------------------------------------------------------------------------------------------------------------
@@ -345,27 +351,22 @@ def test_bad_input(setting, value, says):
         finite.train(a_problem(), **({"width": 8, "num_seeds": 2} | {setting: value}))
 
 
-@pytest.mark.parametrize(("activation", "num_cures"), [("tanh", 1), ("relu", 2)])
-def test_divergence(activation, num_cures):
-    """tanh networks train at the suggested rate; ReLU networks at gamma0 = 1 sharpen, and need the second suggestion."""
-    problem = a_problem(2, activation, tasks.digits(8, 8), eta0=300.0, num_steps=12)
+def test_divergence():
+    problem = a_problem(2, task=tasks.digits(8, 8), eta0=300.0, num_steps=12)
     with pytest.raises(Unsolved, match="training of 20 of 20 networks diverged at step") as caught:
         finite.train(problem, width=40, num_seeds=20, seed=SEED)
     status = caught.value.result.status
+    partial_result = finite.train(problem, width=40, num_seeds=20, seed=SEED, throw=False)
+    assert partial_result.status == status
     assert 0 < status.first_bad_step <= 12
-    for _ in range(num_cures):
-        partial_result = finite.train(problem, width=40, num_seeds=20, seed=SEED, throw=False)
-        assert not partial_result.status.ok
-        assert np.isfinite(partial_result.samples.f[:, : partial_result.status.first_bad_step]).all()
-        problem = problem.replace(eta0=partial_result.status.suggested_eta0)
-        assert problem.training.eta0 < 10
-    assert finite.train(problem, width=40, num_seeds=20, seed=SEED).status.ok
+    assert np.isfinite(partial_result.samples.f[:, : status.first_bad_step]).all()
+    assert finite.train(problem.replace(eta0=status.suggested_eta0), width=40, num_seeds=20, seed=SEED).status.ok
 
 
 def test_one_diverged_network_is_not_averaged_away():
-    # the recursion diverges from about eta K(0) > 4, and K(0) is broad at width 3
+    # the recursion diverges from about eta K(0) > 4, and K(0) is broad at width 1
     problem = a_problem(1, "linear", ONE_SAMPLE, 0.8, 12, centered=False)
-    result = finite.train(problem, width=3, num_seeds=64, seed=SEED, save_kernels=range(13), dtype="float64", throw=False)
+    result = finite.train(problem, width=1, num_seeds=64, seed=SEED, save_kernels=range(13), dtype="float64", throw=False)
     bad = (~(np.abs(result.samples.f) < 2e3)).any((1, 2)).sum()  # loss a million times its scale 1 / 2, to a few
     assert 0 < bad < 32
     assert f"training of {bad} of 64 networks" in result.status.message

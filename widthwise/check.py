@@ -2,20 +2,30 @@
 
 from __future__ import annotations
 
-import math
+import sys
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
+LARGEST = 1e100
+"""Largest entry of an array; products of a few of them are still finite."""
+
 
 def positive(name: str, value: Any, cure: str = "") -> float:
     """Return `value` as a float if it is a finite number above zero, else raise ValueError."""
-    if isinstance(value, bool) or not isinstance(value, int | float | np.number):
+    if isinstance(value, bool) or not isinstance(value, int | float | np.integer | np.floating):
         raise ValueError(f"{name} must be a positive number, got {value!r}.{_sentence(cure)}")
-    if not (math.isfinite(value) and value > 0):
+    if not 0 < (value.item() if isinstance(value, np.number) else value) <= sys.float_info.max:
         raise ValueError(f"{name} must be finite and above zero, got {value!r}.{_sentence(cure)}")
     return float(value)
+
+
+def flag(name: str, value: Any) -> bool:
+    """Return `value` as a bool if it is True or False, else raise ValueError."""
+    if not isinstance(value, bool | np.bool_):
+        raise ValueError(f"{name} must be True or False, got {value!r}.")
+    return bool(value)
 
 
 def count(name: str, value: Any, cure: str = "", *, least: int = 1) -> int:
@@ -27,14 +37,18 @@ def count(name: str, value: Any, cure: str = "", *, least: int = 1) -> int:
 
 
 def array(name: str, value: Any, rank: int, shape: str, cure: str = "") -> NDArray[np.float64]:
-    """Return a read-only float64 copy of `value` if it is finite, of that rank, and not empty.
+    """Return a read-only float64 copy of `value` if it is finite and real, of that rank, and not empty.
 
     `shape` is the expected shape in words, e.g. "(P, D)".
     """
     try:
+        if np.iscomplexobj(value):
+            raise TypeError("it is complex")
         out = np.array(value, dtype=np.float64)
     except (TypeError, ValueError) as error:
-        raise ValueError(f"{name} must be an array of numbers of shape {shape}: {error}.{_sentence(cure)}") from error
+        raise ValueError(
+            f"{name} must be an array of numbers of shape {shape}: {str(error).rstrip('.')}.{_sentence(cure)}"
+        ) from error
     if out.ndim != rank:
         raise ValueError(f"{name} must have shape {shape}, got an array of shape {out.shape}.{_sentence(cure)}")
     if out.size == 0:
@@ -46,6 +60,8 @@ def array(name: str, value: Any, rank: int, shape: str, cure: str = "") -> NDArr
             f"{name} has {int(bad.sum())} NaN or infinite entries, the first at index {first}. "
             "Remove those samples or fill the gaps before making a Task."
         )
+    if (largest := np.abs(out).max()) > LARGEST:
+        raise ValueError(f"{name} has entries as large as {largest:.3g}, whose squares overflow. Rescale to order one.")
     out.setflags(write=False)
     return out
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import jax
 import numpy as np
@@ -19,7 +19,8 @@ class Estimate:
         mean: Trajectory of means.
         sem: Trajectory of standard errors of those means; zeros where the result is exact.
         n: number of independent runs; 0 where the result is exact.
-        samples: the runs themselves, a Trajectory with a leading axis of length n; None where the result is exact.
+        samples: the runs themselves, a Trajectory with a leading axis of length n; None where they were not kept, or the
+            result is exact.
 
     Example:
         >>> import numpy as np
@@ -31,7 +32,7 @@ class Estimate:
 
     mean: Trajectory
     sem: Trajectory
-    n: int
+    n: int = field(metadata={"static": True})
     samples: Trajectory | None = None
 
     @staticmethod
@@ -44,7 +45,8 @@ class Estimate:
                 return np.full(x.shape[1:], np.inf)
             return x.std(0, ddof=1, dtype=np.float64) / np.sqrt(n)
 
-        return Estimate(samples.map(lambda x: x.mean(0, dtype=np.float64)), samples.map(sem), n, samples)
+        with np.errstate(over="ignore", invalid="ignore"):  # of runs that diverged: their Status says so
+            return Estimate(samples.map(lambda x: x.mean(0, dtype=np.float64)), samples.map(sem), n, samples)
 
     @staticmethod
     def exact(trajectory: Trajectory) -> Estimate:

@@ -27,7 +27,7 @@ def available_bytes() -> int:
     return free
 
 
-def require(needed: float, what: str, cure: str) -> None:
+def require(needed: int | float, what: str, cure: str) -> None:
     """Raise MemoryError if `needed` bytes are more than there are.
 
     Args:

@@ -87,7 +87,7 @@ class Parameterization:
         centered: train f - f(0), a frozen copy of the initial output subtracted.
 
     Raises:
-        ValueError: gamma0 not above zero, unknown kind, or a gamma0 where the kind has none.
+        ValueError: gamma0 not above zero, unknown kind, centered not a bool, or a gamma0 where the kind has none.
 
     Example:
         >>> Parameterization(gamma0=2.0).scale("output", width=100, input_dim=9)
@@ -102,6 +102,7 @@ class Parameterization:
         cure = "For the lazy limit gamma0 -> 0 use dmft.solve(problem, method=dmft.Lazy())."
         object.__setattr__(self, "gamma0", check.positive("gamma0", self.gamma0, cure))
         check.choice("kind", self.kind, get_args(Kind))
+        object.__setattr__(self, "centered", check.flag("centered", self.centered))
         if self.kind == "standard" and self.gamma0 != 1.0:
             raise ValueError(f"kind='standard' has no gamma0; leave it at 1, got {self.gamma0!r}.")
 

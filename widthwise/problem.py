@@ -65,11 +65,11 @@ class Problem:
             ValueError: no part has a field of that name.
         """
         parts = {}
-        for part in _PARTS:
-            noun = getattr(self, part)
-            names = {field.name for field in dataclasses.fields(noun)}
+        for part, kind in _PARTS.items():
+            noun = changes.pop(part, getattr(self, part))
+            names = {field.name for field in dataclasses.fields(kind)}
             mine = {name: changes.pop(name) for name in [*changes] if name in names}
-            parts[part] = changes.pop(part, dataclasses.replace(noun, **mine))
+            parts[part] = dataclasses.replace(noun, **mine) if mine else noun
         if changes:
             raise ValueError(f"no part of a Problem has a field {', '.join(changes)}.")
         return Problem(**parts)
@@ -99,14 +99,13 @@ class Problem:
             ValueError: the Problem had an activation of its own and none, or another, is passed.
         """
         text = data["architecture"]["activation"]
-        if text in NAMED:
-            activation = text
-        elif activation is None:
+        spec = text if isinstance(text, str) else activation
+        if spec is None:
             raise ValueError(
                 f"this Problem has an activation of the user's own, {text['name']!r}, which a file cannot hold. "
                 "Pass the function: Result.load(path, activation=function)."
             )
-        architecture = MLP(data["architecture"]["depth"], activation)
+        architecture = MLP(data["architecture"]["depth"], spec)
         if _activation_text(architecture.activation) != text:
             raise ValueError(f"the activation passed is not the one the Problem had; that one traces to {text['jaxpr']}")
         return Problem(
@@ -124,8 +123,9 @@ _PARTS = {"architecture": MLP, "parameterization": Parameterization, "task": Tas
 
 
 def _activation_text(act: Activation) -> Any:
-    """A named activation's name; of a user's own, its jaxpr with the constants that it closes over."""
+    """A named activation's name; of a user's own, the jaxpr of phi and phi' with the constants that they close over."""
     if act == NAMED.get(act.name):
         return act.name
-    closed = jax.make_jaxpr(act.phi)(np.float32(0.0))
+    with jax.disable_jit():  # inner jits are written out, so that no constant hides in them
+        closed = jax.make_jaxpr(lambda h: (act.phi(h), act.d(h)))(np.float32(0.0))
     return {"name": act.name, "jaxpr": str(closed), "constants": [np.asarray(c).tolist() for c in closed.consts]}

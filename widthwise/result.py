@@ -9,7 +9,6 @@ import json
 import os
 import platform
 import tempfile
-import zipfile
 from collections.abc import Iterator
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -63,7 +62,8 @@ class Status:
         step, suggestion = int(trajectory.steps[bad.argmax()]), eta0 / 2
         if 0 in trajectory.kernel_steps and trajectory.Phi is not None and trajectory.G is not None:
             P = task.num_train
-            K = trajectory.tangent_kernel(task.Phi0)[list(trajectory.kernel_steps).index(0), :P, :P]
+            with np.errstate(over="ignore", invalid="ignore"):  # at the steps after it diverged
+                K = trajectory.tangent_kernel(task.Phi0)[list(trajectory.kernel_steps).index(0), :P, :P]
             if np.isfinite(K).all():
                 suggestion = min(suggestion, P / float(np.linalg.eigvalsh(K)[-1]))
         suggestion = float(f"{suggestion:.2g}")
@@ -107,9 +107,14 @@ class Result:
 
     @property
     def samples(self) -> Trajectory:
-        """The single runs. Raises ValueError where the result is exact and has none."""
+        """The single runs. Raises ValueError where the result is exact and has none, or where they were not kept."""
         if self.trajectory.samples is None:
-            raise ValueError("this result is exact: it has no samples, only .mean (and .sem, which is zero).")
+            if self.trajectory.n == 0:
+                raise ValueError("this result is exact: it has no samples, only .mean (and .sem, which is zero).")
+            raise ValueError(
+                "this result has .mean and .sem but not its single runs: it was extrapolated, or saved with samples=False. "
+                "What needs the runs takes the Result of dmft.solve or finite.train itself, or saved with its samples."
+            )
         return self.trajectory.samples
 
     def or_raise(self, throw: bool = True) -> Result:
@@ -146,7 +151,7 @@ class Result:
         Raises:
             OSError: the place cannot be written.
         """
-        path = Path(path) if Path(path).suffix else Path(path).with_suffix(".npz")
+        path = _with_suffix(path)
         arrays: dict[str, np.ndarray] = {}
         parts = {"mean": self.mean, "sem": self.sem, "samples": self.trajectory.samples if samples else None}
         for part, trajectory in parts.items():
@@ -173,28 +178,30 @@ class Result:
         """Read what `save` wrote.
 
         Args:
-            path: file name.
+            path: file name; `.npz` is added if it has no suffix.
             activation: the user's own activation function, where the problem had one.
 
         Raises:
-            FileNotFoundError: no such file.
+            OSError: no such file, or one that cannot be read.
             ValueError: not a result file, a half-written or damaged one, or one of another version.
         """
-        try:
-            with np.load(path, allow_pickle=False) as file:
-                data = {name: file[name] for name in file.files}
-            header = json.loads(str(data.pop("header")))
-        except FileNotFoundError:
-            raise
-        except (OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile) as error:
-            raise ValueError(
-                f"{path} is not a result file or is damaged ({error}). Files written by Result.save appear whole or not "
-                "at all, so this one was cut or changed afterwards: compute it again."
-            ) from error
-        if header.get("format") != FORMAT:
+        with _with_suffix(path).open("rb") as stream:
+            try:
+                with np.load(stream, allow_pickle=False) as file:
+                    if damaged := file.zip.testzip():  # checksums first: numpy reads what a changed shape tells it to
+                        raise ValueError(f"wrong checksum of {damaged}")
+                    data = {name: file[name] for name in file.files}
+                header = json.loads(str(data.pop("header")))
+                header["format"]
+            except Exception as error:  # whatever zip, numpy and json make of arbitrary bytes
+                raise ValueError(
+                    f"{path} is not a result file or is damaged ({error}). Files written by Result.save appear whole or not "
+                    "at all, so this one was cut or changed afterwards: compute it again."
+                ) from error
+        if header["format"] != FORMAT:
             written_by = header.get("provenance", {}).get("widthwise", "unknown")
             raise ValueError(
-                f"{path} has file format {header.get('format')}, written by widthwise {written_by}; this is widthwise "
+                f"{path} has file format {header['format']}, written by widthwise {written_by}; this is widthwise "
                 f"{__version__}, which reads format {FORMAT}. Load it with that version, or compute it again."
             )
 
@@ -257,6 +264,11 @@ def atomic_write(path: str | os.PathLike[str]) -> Iterator[io.BufferedWriter]:
     except BaseException:
         Path(name).unlink(missing_ok=True)
         raise
+
+
+def _with_suffix(path: str | os.PathLike[str]) -> Path:
+    path = Path(path)
+    return path if path.suffix else path.with_suffix(".npz")
 
 
 def _plus_minus(value: Any, sem: Any) -> str:

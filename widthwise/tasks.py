@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -114,7 +114,7 @@ def digits(num_train: int = 24, num_test: int = 24, *, classes: Sequence[int] = 
 
     check.count("num_train", num_train)
     check.count("num_test", num_test, least=0)
-    if len(classes) != 2 or len({*classes} & {*range(10)}) != 2:
+    if not isinstance(classes, Iterable) or len([*classes]) != 2 or len({*classes} & {*range(10)}) != 2:
         raise ValueError(f"classes must be two different digits 0 ... 9, got {classes!r}.")
     images, labels = load_digits(return_X_y=True)
     keep = np.isin(labels, classes)
@@ -125,7 +125,7 @@ def digits(num_train: int = 24, num_test: int = 24, *, classes: Sequence[int] = 
         )
     X = X - X.mean(0)
     X *= np.sqrt(X.shape[1]) / np.linalg.norm(X, axis=1, keepdims=True)
-    order = np.random.default_rng(seed).permutation(len(X))[: num_train + num_test]
+    order = _rng(seed).permutation(len(X))[: num_train + num_test]
     return _split(X[order], y[order], num_train, f"digits {classes[0]} vs {classes[1]}")
 
 
@@ -186,9 +186,12 @@ def multi_index(
 
     Args:
         num_train, num_test, input_dim: P, Q, D.
-        link: (n, k) projections -> (n,) targets; by default the sum of the Hermite polynomials (u^3 - 3 u) / sqrt(6).
+        link: (n, k) array of projections -> (n,) targets; by default the sum of the Hermite polynomials (u^3 - 3 u) / sqrt(6).
         num_directions: k.
         seed: of inputs and directions.
+
+    Raises:
+        ValueError: more directions than dimensions; a link that does not give one target per row.
 
     Example:
         >>> multi_index(8, 8, input_dim=16, num_directions=3)
@@ -199,14 +202,21 @@ def multi_index(
     X, rng = _normal(num_train, num_test, input_dim, seed)
     directions, _ = np.linalg.qr(rng.standard_normal((input_dim, num_directions)))
     u = X @ directions
-    y = ((u**3 - 3 * u) / np.sqrt(6 * num_directions)).sum(1) if link is None else link(u)
+    y = ((u**3 - 3 * u) / np.sqrt(6 * num_directions)).sum(1)
+    if link is not None:
+        y = check.array("link(u)", link(u), 1, f"(n,) for u of shape (n, {num_directions})", "E.g. lambda u: u[:, 0] ** 2.")
+        _same_length("u", u, "link(u)", y)
     return _split(X, y, num_train, f"multi-index k={num_directions}")
 
 
 def _normal(num_train: int, num_test: int, input_dim: int, seed: int) -> tuple[NDArray[np.float64], np.random.Generator]:
     total = check.count("num_train", num_train) + check.count("num_test", num_test, least=0)
-    rng = np.random.default_rng(seed)
+    rng = _rng(seed)
     return rng.standard_normal((total, check.count("input_dim", input_dim))), rng
+
+
+def _rng(seed: int) -> np.random.Generator:
+    return np.random.default_rng(check.count("seed", seed, least=0))
 
 
 def _split(X: NDArray[np.float64], y: NDArray[np.float64], P: int, name: str) -> Task:

@@ -5,6 +5,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any, Literal
 
+import numpy as np
+
 from widthwise import check
 
 
@@ -42,5 +44,6 @@ class GradientDescent:
 
     @staticmethod
     def loss_of(f: Any, y: Any) -> Any:
-        """mean over the last axis of (y - f)^2 / 2."""
-        return ((y - f) ** 2).mean(-1) / 2
+        """mean over the last axis of (y - f)^2 / 2; infinite, without a warning, where f has diverged."""
+        with np.errstate(over="ignore", invalid="ignore"):
+            return ((y - f) ** 2).mean(-1) / 2

@@ -63,9 +63,13 @@ def chosen_steps(num_steps: int, wanted: Iterable[int] | None) -> Int[np.ndarray
     """The steps at which kernels are kept: `wanted`, sorted; by default the first and the last state.
 
     Raises:
-        ValueError: a step outside 0 ... num_steps.
+        ValueError: a step outside 0 ... num_steps; not a list of whole numbers.
     """
-    steps = np.unique(np.array([0, num_steps] if wanted is None else [*wanted], dtype=int))
+    default = [0, num_steps]
+    kept = default if wanted is None else [*wanted] if isinstance(wanted, Iterable) else [None]
+    if not all(isinstance(step, int | np.integer) for step in kept):
+        raise ValueError(f"steps at which kernels are kept must be whole numbers in a list, e.g. {default}; got {wanted!r}.")
+    steps = np.unique(np.array(kept, dtype=int))
     if steps.size and not (steps[0] >= 0 and steps[-1] <= num_steps):
         raise ValueError(f"steps at which kernels are kept must lie in 0 ... {num_steps} (num_steps), got {steps.tolist()}.")
     return steps
