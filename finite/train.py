@@ -186,13 +186,16 @@ def _scales(problem: Problem, width: int) -> list[LayerScale]:
 
 
 def _check_rounding(problem: Problem, width: int, dtype: str) -> None:
-    """Raise ValueError where rounding, measured at 25 eps / gamma0 in f, exceeds 5 % of the targets."""
-    error = 25 * float(np.finfo(dtype).eps) / problem.parameterization.feature_learning_strength(width)
-    if error > 0.05 * (np.sqrt(np.mean(problem.task.y**2)) or 1.0):
+    """Raise ValueError where rounding, measured at 25 eps / gamma0 in f, exceeds 5 % of f, which is y and what f starts at."""
+    form = problem.parameterization
+    gamma0 = form.feature_learning_strength(width)
+    error = 25 * float(np.finfo(dtype).eps) / gamma0
+    scale = float(np.sqrt(np.mean(problem.task.y**2))) + (0.0 if form.centered else 1 / (gamma0 * width**0.5))
+    if error > 0.05 * (scale or 1.0):
         cure = 'Pass dtype="float64".' if dtype == "float32" else "Raise gamma0: the lazy limit is reached long before."
         raise ValueError(
-            f"gamma0 = {problem.parameterization.gamma0:g} is too small for {dtype} at width {width}: the output would carry "
-            f"a rounding error of about {error:.1g}. {cure}"
+            f"gamma0 = {form.gamma0:g} is too small for {dtype} at width {width}: outputs of order {scale:.1g} would carry a "
+            f"rounding error of about {error:.1g}. {cure}"
         )
 
 

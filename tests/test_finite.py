@@ -301,7 +301,7 @@ def test_rounding_error_is_what_the_docstring_says(gamma0):
 def test_too_lazy_for_the_precision():
     with pytest.raises(ValueError, match=r"gamma0 = 1e-06 is too small for float32 .* Pass dtype=\"float64\""):
         finite.train(a_problem(gamma0=1e-6), width=7, num_seeds=2)
-    with pytest.raises(ValueError, match="too small for float64 .* Raise gamma0"):
+    with pytest.raises(ValueError, match=r"too small for float64 .* Raise gamma0"):
         finite.train(a_problem(gamma0=1e-14), width=7, num_seeds=2, dtype="float64")
 
 

@@ -51,7 +51,8 @@ class Status:
         """The Status of a trajectory (no leading axis): `done` if it stayed finite, else where it diverged and the cure.
 
         Training diverges where the output is not finite or the loss exceeds a million times its scale. The suggestion is
-        half the critical rate of the initial tangent kernel, 2 P / lambda_max(K(0)), and at most half of the rate tried.
+        a quarter of the critical rate of the initial tangent kernel, 2 P / lambda_max(K(0)), since kernels grow, and at most
+        half of the rate tried.
         """
         task, eta0 = problem.task, problem.training.eta0
         scale = max(float(trajectory.loss[0]), float(np.mean(task.y**2)) / 2, np.finfo(np.float64).tiny)
@@ -65,7 +66,7 @@ class Status:
             with np.errstate(over="ignore", invalid="ignore"):  # at the steps after it diverged
                 K = trajectory.tangent_kernel(task.Phi0)[list(trajectory.kernel_steps).index(0), :P, :P]
             if np.isfinite(K).all():
-                suggestion = min(suggestion, P / float(np.linalg.eigvalsh(K)[-1]))
+                suggestion = min(suggestion, P / (2 * float(np.linalg.eigvalsh(K)[-1])))
         suggestion = float(f"{suggestion:.2g}")
         return Status(False, f"training diverged at step {step}: lower eta0 from {eta0:g} to {suggestion:g}.", step, suggestion)
 
@@ -158,15 +159,16 @@ class Result:
             if trajectory is not None:
                 observables = {name: getattr(trajectory, name) for name in Trajectory.OBSERVABLES}
                 arrays |= {f"{part}/{name}": np.asarray(x) for name, x in observables.items() if x is not None}
+        arrays |= {"steps": self.mean.steps, "kernel_steps": self.mean.kernel_steps}
         header = {
             "format": FORMAT,
+            "arrays": [*arrays],
             "problem": self.problem.to_json(),
             "n": self.trajectory.n,
             "status": vars(self.status),
             "stats": self.stats,
             "provenance": self.provenance,
         }
-        arrays |= {"steps": self.mean.steps, "kernel_steps": self.mean.kernel_steps}
         buffer = io.BytesIO()
         np.savez(buffer, header=np.array(json.dumps(header, default=_plain)), **arrays)  # type: ignore[arg-type]
         with atomic_write(path) as file:
@@ -192,7 +194,8 @@ class Result:
                         raise ValueError(f"wrong checksum of {damaged}")
                     data = {name: file[name] for name in file.files}
                 header = json.loads(str(data.pop("header")))
-                header["format"]
+                if header["format"] == FORMAT and {*header["arrays"]} != {*data}:
+                    raise ValueError("arrays are missing")
             except Exception as error:  # whatever zip, numpy and json make of arbitrary bytes
                 raise ValueError(
                     f"{path} is not a result file or is damaged ({error}). Files written by Result.save appear whole or not "
