@@ -73,7 +73,7 @@ def backward(weights: Weights, scales: Scales, act: Activation, h: Sequence[Floa
 def update(
     weights: Weights,
     scales: Scales,
-    eta0: float,
+    eta0: float | Float[Array, ""],
     phi: Sequence[Float[Array, "P _"]],
     g: Sequence[Float[Array, "P N"]],
     Delta: Float[Array, "P"],

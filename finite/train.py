@@ -13,7 +13,7 @@ from typing import Literal
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jaxtyping import Array, Float, Int, Key, UInt
+from jaxtyping import Array, Bool, Float, Int, Key, UInt
 from tqdm import tqdm
 
 from finite import measure, mlp
@@ -142,8 +142,8 @@ def _run(
     y: Float[Array, "P"],
     y_test: Float[Array, "Q"] | None,
     scales: mlp.Scales,
-    eta0: float,
-    centered: bool,
+    eta0: Float[Array, ""],
+    centered: Bool[Array, ""],
     slots: Int[Array, "states"],
     *,
     act: Activation,
