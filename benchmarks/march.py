@@ -3,7 +3,7 @@
     python -m benchmarks.march            # some minutes on two cores; prints the tables of docs/benchmarks.md
 
 Times are of a second run of the same shape, when nothing compiles; the first run's extra time stands beside it. The standard
-deviation of f is that of one replica (of the mean over R replicas it is sqrt(R) smaller), root mean square over steps and points.
+deviation of f is that of one replica, root mean square over steps and points; that of the mean over R is sqrt(R) smaller.
 """
 
 from __future__ import annotations

@@ -6,7 +6,6 @@ from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import ArrayLike
-from scipy.special import chdtrc
 
 
 @dataclass(frozen=True)
@@ -48,6 +47,8 @@ def fit_power_law(x: ArrayLike, y: ArrayLike, y_error: ArrayLike, *, least_signi
         >>> print(fit_power_law([1, 2, 4], [3.0, 1.5, 0.75], [0.3, 0.15, 0.075]))
         -1.00 +- 0.10
     """
+    from scipy.special import chdtrc  # imported where used: a third of a second
+
     x, y, y_error = np.broadcast_arrays(*(np.asarray(v, dtype=float) for v in (x, y, y_error)))
     use = (y > least_significance * y_error) & (x > 0) & (y > 0) & np.isfinite(y_error)
     if len(np.unique(x[use])) < 2:

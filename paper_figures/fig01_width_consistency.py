@@ -126,7 +126,8 @@ def _scaling(axes: Axes, data: Data) -> None:
         color = points[0].get_color()
         hidden = scaling.widths[~seen]
         bounds = (np.maximum(value, 0) + 2 * error)[~seen]
-        axes.plot(hidden, bounds, "v", color=color, mfc="none", ms=5, label="at most (2 standard errors)" if len(hidden) else None)
+        bounded = "at most (2 standard errors)" if len(hidden) else None
+        axes.plot(hidden, bounds, "v", color=color, mfc="none", ms=5, label=bounded)
         if fit:
             axes.plot(scaling.widths, fit(scaling.widths), color=color, lw=1, label=f"exponent {fit}")
     axes.set(xscale="log", yscale="log", xlabel="width N", ylabel="mean over steps and points", title="(d) output f over seeds")

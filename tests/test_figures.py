@@ -1,0 +1,223 @@
+"""The figures' command line: lists, draws, caches, and says what is wrong before it computes."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import matplotlib.pyplot as plt
+import numpy as np
+import pytest
+from matplotlib.figure import Figure as Canvas
+
+import compare
+import finite
+from paper_figures import cache, figure
+from paper_figures import fig01_width_consistency as fig01
+from paper_figures.__main__ import main
+from paper_figures.cache import cached
+from widthwise import MLP, GradientDescent, Parameterization, Problem, Result, tasks
+
+NAME = "fig01_width_consistency"
+PROBLEM = Problem(MLP(1, "tanh"), Parameterization(), tasks.sphere(2, input_dim=3), GradientDescent(0.2, 3))
+
+
+@pytest.fixture(autouse=True)
+def results(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A place for cached results that is not the user's."""
+    monkeypatch.setattr(cache, "RESULTS", tmp_path / "results")
+    return tmp_path / "results"
+
+
+def stop(*_: Any, **__: Any) -> Any:
+    raise AssertionError("this must not be computed")
+
+
+# --- the command line ------------------------------------------------------------------------------------------------------
+
+
+def test_list() -> None:
+    done = subprocess.run([sys.executable, "-m", "paper_figures", "--list"], capture_output=True, text=True)
+    assert done.returncode == 0
+    lines = done.stdout.splitlines()
+    assert [line.split()[0] for line in lines] == figure.names()
+    assert lines[0].startswith(f"{NAME}  ")
+    assert "variance and bias against the limit" in lines[0]
+
+
+def test_without_a_name_it_lists(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main([]) == 0
+    assert NAME in capsys.readouterr().out
+
+
+def test_unknown_name(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit) as caught:
+        main(["fig99_nothing", "--folder", str(tmp_path / "figures")])
+    assert caught.value.code == 2
+    assert f"no figure fig99_nothing; there are: {NAME}" in capsys.readouterr().err
+    for name in ("fig99_nothing", "figure", "cache", ""):
+        with pytest.raises(ValueError, match=f"no figure '{name}'; there are: {NAME}"):
+            figure.find(name)
+        with pytest.raises(ValueError, match="no figure"):
+            next(figure.draw(name, quick=True, folder=tmp_path / "figures"))
+    assert not (tmp_path / "figures").exists()
+
+
+def test_unwritable_folder_is_an_error_before_computing(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / "file").write_text("")
+    monkeypatch.setattr(fig01, "compute", stop)
+    for folder in (tmp_path / "file", tmp_path / "file" / "figures"):
+        with pytest.raises(OSError, match=r"cannot write into .*file.*: .*Choose another folder"):
+            next(figure.draw(NAME, quick=True, folder=folder))
+        with pytest.raises(SystemExit) as caught:
+            main([NAME, "--folder", str(folder)])
+        assert caught.value.code == 1
+        assert "cannot write into" in capsys.readouterr().err
+    monkeypatch.setattr("os.access", lambda *_: False)  # for root every folder is writable
+    with pytest.raises(PermissionError, match=r"Permission denied\. Choose another folder"):
+        next(figure.draw(NAME, quick=True, folder=tmp_path / "figures"))
+
+
+# --- the quick figure, end to end ------------------------------------------------------------------------------------------
+
+
+def test_quick_figure(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+    """Half a minute; in one test, so that it is computed once."""
+    assert main([NAME, "--quick", "--folder", str(tmp_path / "figures")]) == 0
+    printed = capsys.readouterr().out
+    files = {path.name: path.read_bytes() for path in (tmp_path / "figures").iterdir()}
+    assert set(files) == {f"{NAME}.png", f"{NAME}.pdf"}
+    assert files[f"{NAME}.png"].startswith(b"\x89PNG")
+    assert files[f"{NAME}.pdf"].startswith(b"%PDF")
+    assert min(map(len, files.values())) > 10_000
+    for what in ("width  seeds", "limit", "exponent of the variance in N: -", "Extrapolated in 1/N, theory and", "p = "):
+        assert what in printed
+    assert all(f"\n{N:7d} " in printed for N in fig01.WIDTHS)
+    assert not plt.get_fignums()  # nothing is left open
+
+    monkeypatch.setattr("dmft.solve", stop)
+    monkeypatch.setattr("finite.train", stop)
+    assert main([NAME, "--quick", "--folder", str(tmp_path / "again")]) == 0  # the second run computes nothing
+    again = capsys.readouterr().out
+    assert again.split("wrote ")[0] == printed.split("wrote ")[0]  # and says the same
+    assert (tmp_path / "again" / f"{NAME}.png").exists()
+    with pytest.raises(AssertionError, match="must not be computed"):  # negative twin: another problem is not in the cache
+        main([NAME, "--folder", str(tmp_path / "again")])
+
+    data = fig01.compute(quick=True)
+    headline_numbers(*data)
+    with plt.style.context(figure.STYLE):
+        canvas = fig01.plot(data)
+    assert isinstance(canvas, Canvas)
+    assert [axes.get_title(loc="left")[:3] for axes in canvas.axes] == ["(a)", "(b)", "(c)", "(d)"]
+    assert all(axes.lines for axes in canvas.axes)
+    plt.close(canvas)
+
+
+def headline_numbers(theory: Result, nets: dict[int, Result]) -> None:
+    """The figure's claims, at the quick size: it learned, widths approach the limit, variance falls like 1/N."""
+    assert theory.status.ok
+    assert theory.mean.loss[-1] < 0.2 * theory.mean.loss[0]
+    assert [*nets] == [*fig01.WIDTHS]
+    distances = [1 - compare.alignment_of_runs(net, theory)[:, 1, -1].mean() for net in nets.values()]
+    assert 8 < distances[0] / distances[-1] < 32  # like 1/N: a factor 16, the mean of 8 to 64 networks known to some 20 %
+    scaling = compare.width_scaling(nets, theory)
+    assert scaling.variance_fit is not None
+    assert abs(scaling.variance_fit.exponent + 1) < 3 * scaling.variance_fit.error + 0.1  # + the next order at width 64
+    assert compare.agrees(theory, nets)
+    assert not compare.agrees(theory, nets[64], alpha=0.05)  # negative twin: width 64 itself is not the limit
+
+
+# --- the cache -------------------------------------------------------------------------------------------------------------
+
+
+class Counting:
+    """A computation that counts how often it is asked for."""
+
+    def __init__(self) -> None:
+        self.calls = 0
+
+    def __call__(self) -> Result:
+        self.calls += 1
+        return finite.train(PROBLEM, width=4, num_seeds=2, progress=False)
+
+
+def test_cache(results: Path) -> None:
+    compute = Counting()
+    first = cached(PROBLEM, "width 4", compute)
+    again = cached(PROBLEM.replace(), "width 4", compute)
+    assert compute.calls == 1
+    assert np.array_equal(first.samples.f, again.samples.f)
+    assert [path.name.split("-")[0] for path in results.iterdir()] == [PROBLEM.fingerprint()]
+    cached(PROBLEM, "width 5", compute)
+    cached(PROBLEM.replace(eta0=0.21), "width 4", compute)
+    assert compute.calls == 3
+    assert len([*results.iterdir()]) == 3
+
+
+def test_another_version_computes_again(monkeypatch: pytest.MonkeyPatch) -> None:
+    compute = Counting()
+    cached(PROBLEM, "width 4", compute)
+    monkeypatch.setattr(cache, "__version__", "9.9")
+    cached(PROBLEM, "width 4", compute)
+    assert compute.calls == 2
+
+
+def test_damaged_file_is_computed_again_and_said_so(results: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    compute = Counting()
+    first = cached(PROBLEM, "width 4", compute)
+    (path,) = results.iterdir()
+    path.write_bytes(path.read_bytes()[:1000])
+    again = cached(PROBLEM, "width 4", compute)
+    assert compute.calls == 2
+    assert f"computing again: {path} is not a result file or is damaged" in capsys.readouterr().out
+    assert np.array_equal(first.samples.f, again.samples.f)
+    cached(PROBLEM, "width 4", compute)
+    assert compute.calls == 2  # mended
+    assert not capsys.readouterr().out
+
+
+def test_own_activation_is_cached(results: Path) -> None:
+    def wavy(h: Any) -> Any:
+        return h + 0.5 * np.pi * h**3 / (1 + h**2)
+
+    problem = PROBLEM.replace(activation=wavy)
+    calls = []
+
+    def compute() -> Result:
+        calls.append(1)
+        return finite.train(problem, width=4, num_seeds=2, progress=False)
+
+    cached(problem, "x", compute)
+    assert cached(problem, "x", compute).problem.architecture.activation.phi is wavy
+    assert len(calls) == 1
+
+
+def test_unwritable_cache_is_an_error_before_computing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "file").write_text("")
+    monkeypatch.setattr(cache, "RESULTS", tmp_path / "file" / "results")
+    with pytest.raises(OSError, match=r"cannot write into .*Choose another folder"):
+        cached(PROBLEM, "width 4", stop)
+
+
+def test_figure_names_by_number(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Two digits and a word, so that fig10 is found too, and helpers are not."""
+
+    class Module:
+        def __init__(self, name: str):
+            self.name = name
+
+    names = ["figure", "fig10_late", "cache", "fig02_early", "fig3_short"]
+    monkeypatch.setattr("pkgutil.iter_modules", lambda _: [Module(name) for name in names])
+    assert figure.names() == ["fig02_early", "fig10_late"]
+
+
+def test_width_colors() -> None:
+    colors = figure.width_colors({256: None, 64: None, 128: None})
+    assert [*colors] == [64, 128, 256]
+    brightness = [np.sum(color[:3]) for color in colors.values()]
+    assert brightness[0] > brightness[1] > brightness[2]  # light for narrow, dark for wide
