@@ -1,6 +1,6 @@
 """Deep linear networks: the infinite-width limit in closed form, any depth, any gamma0, without sampling.
 
-With phi(h) = h the gradient field g^l = z^l is the same for every sample, and the process of theory.md section 2 is Gaussian:
+With phi(h) = h the gradient field g^l = z^l is the same for every sample, and the single-site process is Gaussian:
 
     h^l = u^l + gamma0 C^l g^l        C^l_m(t,s)  = A^{l-1}_m(t,s) + eta0 sum_n Phi^{l-1}_mn(t,s) Delta_n(s)     (s < t)
     g^l = r^l + gamma0 D^l h^l        D^l_n(t,s)  = B^l_n(t,s)     + eta0 G^{l+1}(t,s) Delta_n(s)                (s < t)

@@ -31,7 +31,7 @@ def extend(
 
         F_m = sum_k row_mk e_k + a rest of mean square at most tol times that of F
 
-    This is pivoted Cholesky of the kernel <F(t) F(s)>, one time step after the other (theory.md section 5): the kernel is
+    This is pivoted Cholesky of the kernel <F(t) F(s)>, one time step after the other: the kernel is
     row(t) row(s)^T, the largest rest becomes the next pivot, and rows written at earlier steps keep their meaning as new
     functions come in. Whoever calls sees to it that there is room for M more.
 

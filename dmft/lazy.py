@@ -1,6 +1,6 @@
 """The lazy limit gamma0 -> 0: features stand still, and training is kernel gradient descent with the initial tangent kernel.
 
-At gamma0 = 0 the single-site process of theory.md section 2 has no memory: h^l = u^l, z^l = r^l, and kernels are constant,
+At gamma0 = 0 the single-site process (docs/march.md) has no memory: h^l = u^l, z^l = r^l, and kernels are constant,
 
     Phi^l = <phi(u) phi(u)>,   G^l = G^{l+1} <phi'(u) phi'(u)>,   u ~ N(0, Phi^{l-1}),   Phi^0 = X X^T / D,   G^{L+1} = 1
     K     = sum_{l=0..L} G^{l+1} Phi^l                                    (the neural tangent kernel, 1806.07572)
@@ -24,9 +24,9 @@ from jaxtyping import Array, Float, Int
 
 from dmft import neural_tangents as nt
 from dmft.method import Solution
-from dmft.precision import float64
 from widthwise import Activation, Estimate, Problem, Status, Trajectory, check, memory
 from widthwise.activation import NAMED
+from widthwise.precision import float64
 
 Kernel = Float[np.ndarray, "points points"]
 

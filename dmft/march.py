@@ -1,6 +1,6 @@
 """The causal march: the infinite-width limit of a deep nonlinear network, step by step in time.
 
-Every neuron of layer l is one path of the single-site process (theory.md section 2; 2205.09653 eqs. 10-15)
+Every neuron of layer l is one path of the single-site process (docs/march.md; 2205.09653)
 
     h^l_m(t) = u^l_m(t) + gamma0 sum_{s<t,n}  [A^{l-1}_mn(t,s) + eta0 Delta_n(s) Phi^{l-1}_mn(t,s)] g^l_n(s)
     z^l_m(t) = r^l_m(t) + gamma0 sum_{s<=t,n} [B^l_mn(t,s)     + eta0 Delta_n(s) G^{l+1}_mn(t,s)]   phi(h^l_n(s))
@@ -35,8 +35,8 @@ from dmft import factor
 from dmft.factor import Basis
 from dmft.method import Solution
 from dmft.noise import white_noise
-from dmft.precision import float64
 from widthwise import Activation, Estimate, GradientDescent, Problem, Status, Trajectory, check, memory
+from widthwise.precision import float64
 
 Layers = dict[int, Array]  # one array per layer, by its number ell = 1 ... L
 

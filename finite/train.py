@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import time
 from collections.abc import Iterable
-from contextlib import AbstractContextManager
 from dataclasses import replace
 from functools import partial
 from operator import itemgetter
@@ -20,6 +19,7 @@ from finite import measure, mlp
 from widthwise import Activation, Estimate, GradientDescent, Problem, Result, Status, Trajectory, check
 from widthwise.memory import available_bytes, require
 from widthwise.parameterization import LayerScale, Role
+from widthwise.precision import computing_in
 from widthwise.result import provenance
 from widthwise.trajectory import chosen_steps
 
@@ -93,7 +93,7 @@ def train(
     slots[steps] = np.arange(len(steps))
     start_time = time.perf_counter()
     record: dict[str, np.ndarray] = {}
-    with _precision(dtype), jax.default_matmul_precision("highest"):
+    with computing_in(dtype), jax.default_matmul_precision("highest"):
         arrays = [None if x is None else jnp.asarray(x, dtype) for x in (task.X_all, task.y, task.y_test)]
         shared = (*arrays, _scales(problem, width), problem.training.eta0, problem.parameterization.centered, slots)
         key = jax.random.key(seed, impl="threefry2x32")
@@ -237,12 +237,3 @@ def _status(problem: Problem, samples: Trajectory, mean: Trajectory) -> Status:
     alone = replace(samples, Phi=None, G=None)
     bad = sum(not Status.of(problem, alone.map(itemgetter(i)), "").ok for i in range(n))
     return replace(status, message=status.message.replace("training", f"training of {bad} of {n} networks", 1))
-
-
-def _precision(dtype: str) -> AbstractContextManager:
-    """A context in which JAX computes in this dtype; the global configuration stays as it is."""
-    if hasattr(jax, "enable_x64"):
-        return jax.enable_x64(dtype == "float64")
-    from jax.experimental import enable_x64  # type: ignore[attr-defined]  # before JAX 0.8
-
-    return enable_x64(dtype == "float64")

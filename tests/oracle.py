@@ -1,4 +1,4 @@
-"""The plain march: theory.md sections 2 and 3 word for word, in float64, slow, for tiny problems. An oracle, not a test."""
+"""The plain march: the equations of docs/march.md word for word, in float64, slow, for tiny problems. An oracle, not a test."""
 
 from __future__ import annotations
 
@@ -8,8 +8,8 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from dmft.precision import float64
 from widthwise import Problem
+from widthwise.precision import float64
 
 
 def plain_march(problem: Problem, num_paths: int, seed: int, *, drop_A: bool = False, drop_B: bool = False) -> dict[str, Any]:
@@ -120,7 +120,7 @@ def _value_and_slope(act: Any, h: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
 
 
 def small_networks(problem: Problem, width: int, num_seeds: int, seed: int) -> dict[str, np.ndarray]:
-    """Networks of theory.md section 1 under plain gradient descent, output centred, in a loop over time; float64.
+    """Mean-field networks (2205.09653) under plain gradient descent, output centred, in a loop over time; float64.
 
     Returns:
         f (num_seeds, T+1, M); Phi and G (num_seeds, L, T+1, M, T+1, M), kernels averaged over the neurons of each seed.

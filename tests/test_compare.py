@@ -40,7 +40,7 @@ def simulated(check: Callable[[np.random.Generator], Any], num: int, seed: int) 
     return np.array([check(np.random.default_rng((seed, i))) for i in range(num)])
 
 
-# --- the exactly solvable model: two-layer linear, one sample, not centred (theory.md, section 6) --------------------------
+# --- the exactly solvable model: two-layer linear, one sample, not centred (2304.03408) ----------------------------------
 #
 #   f' = f + eta K D + eta^2 gamma0^2 f D^2,   K' = K + 4 eta gamma0^2 f D + eta^2 gamma0^2 K D^2,   D = y - f
 #   f(0) = w.h / (gamma0 N),   K(0) = (|w|^2 + |h|^2) / N:   with a, b = (w +- h) / sqrt 2, two chi-square numbers

@@ -26,7 +26,7 @@ def solve(problem, steps=None, method=DeepLinear()):  # noqa: B008
 
 
 def recursion(gamma0, eta0, num_steps, y=1.0):
-    """f and K of the two-layer linear network on one sample (theory.md section 6), exact at every N; here from N = infinity."""
+    """f and K of the two-layer linear network on one sample (2304.03408), exact at every N; here from N = infinity."""
     f, K, out = 0.0, 2.0, []
     for _ in range(num_steps + 1):
         out.append((f, K))
@@ -150,7 +150,7 @@ def test_kept_steps_are_those_of_the_whole():
 
 @pytest.mark.parametrize("gamma0", [3.0, 4.0])
 def test_trains_where_the_published_iteration_overflows(gamma0):
-    """P = 10, T = 50, L = 3, eta0 = 0.05 (reference_codes.md C2): networks train smoothly, the Picard iteration gives NaN."""
+    """P = 10, T = 50, L = 3, eta0 = 0.05 : networks train smoothly, the Picard iteration gives NaN."""
     problem = make(3, gamma0, tasks.gaussian(10, input_dim=25), 0.05, 50)
     loss = solve(problem, [0, 50]).loss
     assert (np.diff(loss) < 0).all()

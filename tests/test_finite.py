@@ -161,7 +161,7 @@ def test_output_at_initialization_has_variance_one_over_N():
 
 
 def recursion(f, K, *, eta, gamma0, y, num_steps):
-    """f, K at states 0 ... T: theory.md section 6, exact at every width."""
+    """f, K at states 0 ... T: the recursion of 2304.03408, exact at every width."""
     fs, Ks = [f], [K]
     for _ in range(num_steps):
         Delta = y - f

@@ -10,10 +10,10 @@ import pytest
 from dmft import lazy
 from dmft import neural_tangents as nt
 from dmft.lazy import Lazy
-from dmft.precision import float64
 from tests.oracle import overlaps, replicas, z_scores
 from widthwise import MLP, GradientDescent, Parameterization, Problem, Task, memory, tasks
 from widthwise.activation import NAMED, as_activation
+from widthwise.precision import float64
 
 TASK = tasks.gaussian(3, 2, input_dim=6, seed=1)
 SMOOTH = ("linear", "tanh", "erf", "gelu", "softplus", "quadratic")
@@ -58,7 +58,7 @@ def arc_cosine(Phi):
 
 
 def reference_kernels(act, depth, Phi0, averages):
-    """Phi^l, G^l by the recursion of theory.md, written out."""
+    """Phi^l, G^l by their recursion, written out."""
     Phi, slope = [Phi0], []
     for _ in range(depth):
         phi_phi, d_d = averages(Phi[-1])

@@ -15,9 +15,9 @@ import dmft
 from dmft import factor
 from dmft.march import March
 from dmft.noise import white_noise
-from dmft.precision import float64
 from tests.oracle import plain_march
 from widthwise import MLP, GradientDescent, Parameterization, Problem, Result, Task, Unsolved, tasks
+from widthwise.precision import float64
 
 SMALL = March(num_paths=512)
 few = settings(deadline=None, derandomize=True, max_examples=4, phases=(Phase.explicit, Phase.generate))

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from dmft import neural_tangents as nt
-from dmft.precision import float64
+from widthwise.precision import float64
 
 rng = np.random.default_rng(7)
 X = rng.standard_normal((5, 8))

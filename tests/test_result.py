@@ -6,6 +6,7 @@ import copy
 import dataclasses
 import json
 import math
+import pickle
 import subprocess
 import sys
 import zipfile
@@ -382,6 +383,9 @@ def test_unsolved_carries_the_result() -> None:
         bad.or_raise()
     assert caught.value.result is bad
     assert bad.or_raise(throw=False) is bad
+    again = pickle.loads(pickle.dumps(caught.value))  # as from a worker process
+    assert str(again) == str(caught.value)
+    assert_same(again.result, bad)
 
 
 # --- in memory -------------------------------------------------------------------------------------------------------------

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass, field
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -36,6 +37,11 @@ class Activation:
 
     def __call__(self, h: jax.Array) -> jax.Array:
         return self.phi(h)
+
+    def __reduce_ex__(self, protocol: Any) -> Any:
+        """A copied or unpickled named activation is the named one, though jitted functions and lambdas do not survive that."""
+        named = self == NAMED.get(self.name)
+        return (as_activation, (self.name,)) if named else super().__reduce_ex__(protocol)
 
 
 def _linear(h: jax.Array) -> jax.Array:

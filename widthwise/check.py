@@ -8,8 +8,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-LARGEST = 1e100
-"""Largest entry of an array; products of a few of them are still finite."""
+LARGEST = 1e18
+"""Largest entry of an array; its square is still finite in float32."""
 
 
 def positive(name: str, value: Any, cure: str = "") -> float:

@@ -15,6 +15,7 @@ import numpy as np
 from widthwise.activation import NAMED, Activation
 from widthwise.architecture import MLP
 from widthwise.parameterization import Parameterization
+from widthwise.precision import float64
 from widthwise.tasks import Task
 from widthwise.training import GradientDescent
 
@@ -126,6 +127,6 @@ def _activation_text(act: Activation) -> Any:
     """A named activation's name; of a user's own, the jaxpr of phi and phi' with the constants that they close over."""
     if act == NAMED.get(act.name):
         return act.name
-    with jax.disable_jit():  # inner jits are written out, so that no constant hides in them
-        closed = jax.make_jaxpr(lambda h: (act.phi(h), act.d(h)))(np.float32(0.0))
+    with float64(), jax.disable_jit():  # inner jits are written out, so that no constant hides in them
+        closed = jax.make_jaxpr(lambda h: (act.phi(h), act.d(h)))(np.float64(0.0))
     return {"name": act.name, "jaxpr": str(closed), "constants": [np.asarray(c).tolist() for c in closed.consts]}

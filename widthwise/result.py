@@ -78,6 +78,9 @@ class Unsolved(RuntimeError):
         super().__init__(f"{result.status.message} (throw=False returns the partial result.)")
         self.result = result
 
+    def __reduce__(self) -> Any:
+        return Unsolved, (self.result,)  # so that it comes back from another process
+
 
 @jax.tree_util.register_dataclass
 @dataclass(frozen=True)
