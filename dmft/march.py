@@ -38,6 +38,9 @@ from dmft.noise import white_noise
 from widthwise import Activation, Estimate, GradientDescent, Problem, Status, Trajectory, check, memory
 from widthwise.precision import float64
 
+LEAST_GAMMA0 = 1e-8
+"""Below it rounding of the average shows in f = <z phi> / gamma0; the limit is lazy to 1e-16 there."""
+
 Layers = dict[int, Array]  # one array per layer, by its number ell = 1 ... L
 
 
@@ -182,6 +185,11 @@ class March:
         act, L, task = problem.architecture.activation, problem.architecture.depth, problem.task
         M, T = task.num_points, problem.training.num_steps
         physics = Physics(problem.parameterization.gamma0, problem.training.eta0, task.y, _root(task.Phi0), self.tol)
+        if physics.gamma0 < LEAST_GAMMA0:
+            raise ValueError(
+                f"March needs gamma0 of at least {LEAST_GAMMA0:g} (f is an average over gamma0): use method=Lazy()."
+            )
+        self._require(problem, len(kernel_steps), Rank(M, M))
         capacity, noise, state = Rank(0, 0), Noise({}, {}), State({}, {}, {}, {})
         f = np.full((self.num_replicas, T + 1, M), np.nan)
         kept: list[Fields] = []
@@ -250,8 +258,9 @@ class March:
         hidden = paths * (L - 1) * sum(capacity) * 5  # noise, updates, bases; room to copy the state
         fields = paths * M * L * (6 + 2 * num_kept)
         kernels = 8 * self.num_replicas * 2 * L * (num_kept * M) ** 2
+        outputs = 8 * 4 * self.num_replicas * (problem.training.num_steps + 1) * M
         memory.require(
-            hidden + fields + kernels,
+            hidden + fields + kernels + outputs,
             f"dmft.solve with {self.num_replicas} x {self.num_paths} paths, {M} points and ranks {tuple(capacity)}",
             "Lower March(num_paths=, num_replicas=), keep kernels at fewer steps, or raise tol.",
         )

@@ -9,6 +9,7 @@ from dmft.lazy import Lazy
 from dmft.march import March
 from dmft.method import Method
 from widthwise import Problem, Result, check
+from widthwise.activation import NAMED
 from widthwise.result import provenance
 from widthwise.trajectory import chosen_steps
 
@@ -51,6 +52,9 @@ def solve(
         >>> bool(theory.mean.loss[-1] < theory.mean.loss[0])
         True
     """
+    check.instance("problem", problem, Problem)
+    if method is not None:
+        check.instance("method", method, Method, "Pass March(), DeepLinear() or Lazy(), or leave it out.")
     limit = problem.parameterization.limit
     if limit == "none":
         raise ValueError(
@@ -71,4 +75,4 @@ def default_method(problem: Problem) -> Method:
     """The most accurate method that applies."""
     if problem.parameterization.limit == "lazy":
         return Lazy()
-    return DeepLinear() if problem.architecture.activation.name == "linear" else March()
+    return DeepLinear() if problem.architecture.activation == NAMED["linear"] else March()

@@ -76,6 +76,7 @@ def train(
         >>> bool(result.mean.loss[10] < 0.5 * result.mean.loss[0])
         True
     """
+    check.instance("problem", problem, Problem)
     width = check.count("width", width, "It is the number N of neurons in every hidden layer.")
     num_seeds = check.count("num_seeds", num_seeds, "Two or more give an error bar.")
     seed = check.count("seed", seed, least=0)

@@ -351,6 +351,11 @@ def test_bad_input(setting, value, says):
         finite.train(a_problem(), **({"width": 8, "num_seeds": 2} | {setting: value}))
 
 
+def test_problem_must_be_a_problem():
+    with pytest.raises(ValueError, match="problem must be a Problem"):
+        finite.train(Parameterization(), width=8, num_seeds=2)
+
+
 def test_divergence():
     problem = a_problem(2, task=tasks.digits(8, 8), eta0=300.0, num_steps=12)
     with pytest.raises(Unsolved, match="training of 20 of 20 networks diverged at step") as caught:

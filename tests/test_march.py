@@ -311,6 +311,15 @@ def test_bad_settings() -> None:
         solve(p, save_kernels=[9])
     with pytest.raises(MemoryError, match="Lower March"):
         solve(p, March(num_paths=2**34))
+    with pytest.raises(MemoryError, match="Lower March"):
+        solve(p.replace(num_steps=10**11))
+    with pytest.raises(ValueError, match=r"use method=Lazy\(\)"):
+        solve(p.replace(gamma0=1e-300))
+    for method in ("march", March):
+        with pytest.raises(ValueError, match=r"Pass March\(\), DeepLinear\(\) or Lazy\(\)"):
+            dmft.solve(p, method)  # type: ignore[arg-type]
+    with pytest.raises(ValueError, match="problem must be a Problem"):
+        dmft.solve(p.task)  # type: ignore[arg-type]
 
 
 def test_singular_and_degenerate_tasks() -> None:

@@ -73,5 +73,11 @@ def choice(name: str, value: Any, allowed: Any) -> Any:
     return value
 
 
+def instance(name: str, value: Any, kind: type, cure: str = "") -> None:
+    """Raise ValueError unless `value` is an object of that kind (the kind itself is not)."""
+    if isinstance(value, type) or not isinstance(value, kind):
+        raise ValueError(f"{name} must be a {kind.__name__}, got {value!r:.80}.{_sentence(cure)}")
+
+
 def _sentence(cure: str) -> str:
     return f" {cure}" if cure else ""

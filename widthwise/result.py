@@ -10,7 +10,7 @@ import os
 import platform
 import tempfile
 from collections.abc import Iterator
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -223,11 +223,6 @@ class Result:
             header["stats"],
             header["provenance"],
         )
-
-
-def without_samples(result: Result) -> Result:
-    """The result with its single runs left out."""
-    return replace(result, trajectory=replace(result.trajectory, samples=None))
 
 
 def provenance(problem: Problem, method: str, seed: int | None) -> dict[str, Any]:
