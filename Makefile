@@ -8,11 +8,12 @@ SETUP := .venv/setup-done
 demo: $(SETUP)
 	$(BIN)/python -m paper_figures fig01_width_consistency
 
+# two processes share two cores: BLAS threads would only get in each other's way
 test: $(SETUP)
-	$(BIN)/python -m pytest -n 2
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2
 
 test-slow: $(SETUP)
-	$(BIN)/python -m pytest -n 2 -m slow
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 -m slow
 
 lint: $(SETUP)
 	$(BIN)/ruff check .
