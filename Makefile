@@ -3,7 +3,7 @@ PYTHON ?= python3
 BIN := .venv/bin
 SETUP := .venv/setup-done
 
-.PHONY: setup demo test test-slow lint types benchmark figures clean
+.PHONY: setup demo test lint types benchmark clean
 
 demo: $(SETUP)
 	$(BIN)/python -m paper_figures fig01_width_consistency
@@ -11,9 +11,6 @@ demo: $(SETUP)
 # two processes share two cores: BLAS threads would only get in each other's way
 test: $(SETUP)
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2
-
-test-slow: $(SETUP)
-	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 -m slow
 
 lint: $(SETUP)
 	$(BIN)/ruff check .
