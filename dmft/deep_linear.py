@@ -21,8 +21,8 @@ import numpy as np
 from jaxtyping import Float, Int
 from tqdm import tqdm
 
-from dmft.method import Solution
-from widthwise import Estimate, Problem, Status, Trajectory, memory
+from dmft.method import Solution, trajectory_of
+from widthwise import Estimate, Problem, Status, memory
 from widthwise.activation import NAMED
 
 Rows = Float[np.ndarray, "points points_times"]
@@ -85,15 +85,7 @@ class DeepLinear:
             not_reached = ~np.isfinite(f[kernel_steps]).all(1)
             for kernel in (Phi, G):
                 kernel[:, not_reached] = kernel[:, :, :, not_reached] = np.nan
-            trajectory = Trajectory(
-                steps=np.arange(times),
-                f=f,
-                loss=training.loss_of(f[:, :P], task.y),
-                test_loss=None if task.y_test is None else training.loss_of(f[:, P:], task.y_test),
-                kernel_steps=kernel_steps,
-                Phi=Phi,
-                G=G,
-            )
+            trajectory = trajectory_of(problem, f, kernel_steps, Phi, G)
             status = Status.of(problem, trajectory, f"solved, {training.num_steps} steps")
         return Solution(Estimate.exact(trajectory), status, {"seconds": time.perf_counter() - start})
 

@@ -23,8 +23,8 @@ import numpy as np
 from jaxtyping import Array, Float, Int
 
 from dmft import neural_tangents as nt
-from dmft.method import Solution
-from widthwise import Activation, Estimate, Problem, Status, Trajectory, check, memory
+from dmft.method import Solution, trajectory_of
+from widthwise import Activation, Estimate, Problem, Status, check, memory
 from widthwise.activation import NAMED
 from widthwise.precision import float64
 
@@ -95,15 +95,7 @@ class Lazy:
             f = np.zeros((T + 1, M))
             for t in range(T):
                 f[t + 1] = f[t] + training.eta0 * K[:, :P] @ training.Delta(f[t, :P], task.y)
-            trajectory = Trajectory(
-                steps=np.arange(T + 1),
-                f=f,
-                loss=training.loss_of(f[:, :P], task.y),
-                test_loss=None if task.y_test is None else training.loss_of(f[:, P:], task.y_test),
-                kernel_steps=kernel_steps,
-                Phi=_constant(Phi, kept),
-                G=_constant(G, kept),
-            )
+            trajectory = trajectory_of(problem, f, kernel_steps, _constant(Phi, kept), _constant(G, kept))
             status = Status.of(problem, trajectory, f"solved, {T} steps")
         if not unresolved <= RESOLVED:
             status = Status(

@@ -33,8 +33,8 @@ from tqdm import tqdm
 
 from dmft import factor
 from dmft.factor import Basis
-from dmft.method import Solution
-from dmft.noise import white_noise
+from dmft.method import Solution, trajectory_of
+from dmft.noise import num_images, white_noise
 from widthwise import Activation, Estimate, GradientDescent, Problem, Status, Trajectory, check, memory
 from widthwise.precision import float64
 
@@ -248,7 +248,7 @@ class March:
     def _require(self, problem: Problem, num_kept: int, capacity: Rank) -> None:
         """ValueError if the paths cannot span the directions, MemoryError if memory does not hold them."""
         L, M = problem.architecture.depth, problem.task.num_points
-        images, most = 2 if problem.architecture.activation.odd else 4, max(capacity) if L > 1 else M
+        images, most = num_images(problem.architecture.activation.odd), max(capacity) if L > 1 else M
         if self.num_paths < images * most:
             raise ValueError(
                 f"kernels need up to {most} directions, and {self.num_paths} paths in {images} mirror images span "
@@ -286,7 +286,6 @@ def _with_room(state: State, noise: Noise) -> State:
 
 def _trajectory(problem: Problem, f: np.ndarray, kept: list[Fields], kernel_steps: np.ndarray, L: int) -> Trajectory:
     """Samples (leading axis: replica) from the recorded outputs and fields."""
-    task, P = problem.task, problem.task.num_train
     R, _, M = f.shape
     K = len(kernel_steps)
 
@@ -303,18 +302,8 @@ def _trajectory(problem: Problem, f: np.ndarray, kept: list[Fields], kernel_step
                     out[:, ell - 1, j, :, i, :] = np.swapaxes(block, 1, 2)
         return out
 
-    test_loss = None
-    if task.y_test is not None:
-        test_loss = problem.training.loss_of(f[..., P:], task.y_test)
-    return Trajectory(
-        steps=np.arange(f.shape[1]),
-        f=f,
-        loss=problem.training.loss_of(f[..., :P], task.y),
-        test_loss=test_loss,
-        kernel_steps=kernel_steps,
-        Phi=kernels([fields.phi for fields in kept]),
-        G=kernels([fields.g for fields in kept]),
-    )
+    Phi, G = kernels([fields.phi for fields in kept]), kernels([fields.g for fields in kept])
+    return trajectory_of(problem, f, kernel_steps, Phi, G)
 
 
 def _root(Phi0: Float[np.ndarray, "points points"]) -> Float[np.ndarray, "points rank"]:

@@ -29,8 +29,7 @@ def white_noise(
         odd: whether the activation is odd.
         key: whole numbers; the same key gives the same noise, another key independent noise.
     """
-    images = 2 if odd else 4
-    n, width = num_paths // images, max(num_u, num_r)
+    n, width = num_paths // num_images(odd), max(num_u, num_r)
     columns = []
     for block in range(-(-width // BLOCK)):
         rng = np.random.default_rng(np.random.SeedSequence([*key, block]))
@@ -40,6 +39,11 @@ def white_noise(
     u, r = _whiten(noise[:, 0::2][:, :num_u]), _whiten(noise[:, 1::2][:, :num_r])
     u, r = np.concatenate([u, u]), np.concatenate([r, -r])
     return (u, r) if odd else (np.concatenate([u, -u]), np.concatenate([r, r]))
+
+
+def num_images(odd: bool) -> int:
+    """Paths that share one point: (u, r) and (u, -r), and (-u, r) and (-u, -r) unless the activation is odd."""
+    return 2 if odd else 4
 
 
 def _normal(n: int, dim: int, rng: np.random.Generator) -> Float[np.ndarray, "n dim"]:
