@@ -65,7 +65,7 @@ class DeepLinear:
         f = np.full((times, M), np.nan)
         Delta = np.zeros((times, M))
         gamma0, eta0 = problem.parameterization.gamma0, training.eta0
-        input_rows, output_row = np.tile(task.Phi0, times), np.ones(times)
+        input_rows, output_row = np.tile(problem.Phi0, times), np.ones(times)
         layers = [_Layer(times, M, gamma0, eta0) for _ in range(L)]
         bar = tqdm(range(times), desc=f"dmft.DeepLinear L={L}", unit="step", disable=None if progress else True, leave=False)
         with np.errstate(all="ignore"), bar:  # diverging training is reported by the status
@@ -85,7 +85,7 @@ class DeepLinear:
             not_reached = ~np.isfinite(f[kernel_steps]).all(1)
             for kernel in (Phi, G):
                 kernel[:, not_reached] = kernel[:, :, :, not_reached] = np.nan
-            trajectory = trajectory_of(problem, f, kernel_steps, Phi, G)
+            trajectory = trajectory_of(problem, f[..., None], kernel_steps, Phi, G)
             status = Status.of(problem, trajectory, f"solved, {training.num_steps} steps")
         return Solution(Estimate.exact(trajectory), status, {"seconds": time.perf_counter() - start})
 

@@ -95,7 +95,7 @@ class Lazy:
             f = np.zeros((T + 1, M))
             for t in range(T):
                 f[t + 1] = f[t] + training.eta0 * K[:, :P] @ training.Delta(f[t, :P], task.y)
-            trajectory = trajectory_of(problem, f, kernel_steps, _constant(Phi, kept), _constant(G, kept))
+            trajectory = trajectory_of(problem, f[..., None], kernel_steps, _constant(Phi, kept), _constant(G, kept))
             status = Status.of(problem, trajectory, f"solved, {T} steps")
         if not unresolved <= RESOLVED:
             status = Status(

@@ -33,19 +33,17 @@ class Method(Protocol):
 
 def trajectory_of(
     problem: Problem,
-    f: Float[np.ndarray, "*runs states points"],
+    f: Float[np.ndarray, "*runs states points outputs"],
     kernel_steps: Int[np.ndarray, "kept"],
     Phi: Float[np.ndarray, "*runs layers kept points kept points"],
     G: Float[np.ndarray, "*runs layers kept points kept points"],
+    batch_loss: Float[np.ndarray, "*runs states"] | None = None,
+    more: dict[str, np.ndarray] | None = None,
 ) -> Trajectory:
-    """The Trajectory of outputs f at the states 0 ... T, with its train loss, and its test loss if there are targets."""
-    task, P, loss_of = problem.task, problem.task.num_train, problem.training.loss_of
-    return Trajectory(
-        steps=np.arange(f.shape[-2]),
-        f=f,
-        loss=loss_of(f[..., :P], task.y),
-        test_loss=None if task.y_test is None else loss_of(f[..., P:], task.y_test),
-        kernel_steps=kernel_steps,
-        Phi=Phi,
-        G=G,
-    )
+    """The Trajectory of outputs f at the states 0 ... T, with its losses; `batch_loss` where training is online."""
+    task, training, steps = problem.task, problem.training, np.arange(f.shape[-3])
+    P = 0 if training.online else task.num_train
+    y, y_test = (None if y is None else y.reshape(len(y), -1) for y in (task.y, task.y_test))
+    loss = training.loss_of(f[..., :P, :], y) if batch_loss is None else batch_loss
+    test_loss = None if y_test is None else training.loss_of(f[..., P:, :], y_test)
+    return Trajectory(steps, f[..., 0] if task.y.ndim == 1 else f, loss, test_loss, kernel_steps, Phi, G, more or {})

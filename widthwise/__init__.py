@@ -1,9 +1,10 @@
 """The nouns that theory, experiment and comparison share; nothing here computes physics."""
 
-from widthwise import tasks
+from widthwise import schedules, tasks
 from widthwise.activation import Activation
 from widthwise.architecture import MLP
 from widthwise.estimate import Estimate
+from widthwise.loss import Loss
 from widthwise.parameterization import Parameterization
 from widthwise.problem import Problem
 from widthwise.result import Result, Status, Unsolved
@@ -17,6 +18,7 @@ __all__ = [
     "Activation",
     "Estimate",
     "GradientDescent",
+    "Loss",
     "Parameterization",
     "Problem",
     "Result",
@@ -25,5 +27,6 @@ __all__ = [
     "Trajectory",
     "Unsolved",
     "__version__",
+    "schedules",
     "tasks",
 ]

@@ -21,6 +21,15 @@ def positive(name: str, value: Any, cure: str = "") -> float:
     return float(value)
 
 
+def at_least_zero(name: str, value: Any, cure: str = "") -> float:
+    """Return `value` as a float if it is a finite number, zero or above, else raise ValueError."""
+    if isinstance(value, bool) or not isinstance(value, int | float | np.integer | np.floating):
+        raise ValueError(f"{name} must be a number, zero or above, got {value!r}.{_sentence(cure)}")
+    if not 0 <= (value.item() if isinstance(value, np.number) else value) <= sys.float_info.max:
+        raise ValueError(f"{name} must be finite and not negative, got {value!r}.{_sentence(cure)}")
+    return float(value)
+
+
 def flag(name: str, value: Any) -> bool:
     """Return `value` as a bool if it is True or False, else raise ValueError."""
     if not isinstance(value, bool | np.bool_):

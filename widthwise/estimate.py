@@ -46,7 +46,8 @@ class Estimate:
             return x.std(0, ddof=1, dtype=np.float64) / np.sqrt(n)
 
         with np.errstate(over="ignore", invalid="ignore"):  # of runs that diverged: their Status says so
-            return Estimate(samples.map(lambda x: x.mean(0, dtype=np.float64)), samples.map(sem), n, samples)
+            averaged = samples.without(*Trajectory.UNAVERAGED)
+            return Estimate(averaged.map(lambda x: x.mean(0, dtype=np.float64)), averaged.map(sem), n, samples)
 
     @staticmethod
     def exact(trajectory: Trajectory) -> Estimate:

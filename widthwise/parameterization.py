@@ -22,7 +22,7 @@ from typing import Literal, NamedTuple, get_args
 from widthwise import check
 
 Kind = Literal["mean_field", "mup", "ntk", "standard"]
-Role = Literal["input", "hidden", "output"]
+Role = Literal["input", "hidden", "output", "bias", "output_bias"]
 
 
 class Power(NamedTuple):
@@ -58,21 +58,29 @@ TABLE: dict[Kind, dict[Role, Scaling]] = {
         "input": Scaling(Power(D=-0.5), ONE, Power(N=1, gamma0=2)),
         "hidden": Scaling(Power(N=-0.5), ONE, Power(N=1, gamma0=2)),
         "output": Scaling(Power(N=-1, gamma0=-1), ONE, Power(N=1, gamma0=2)),
+        "bias": Scaling(ONE, ONE, Power(N=1, gamma0=2)),
+        "output_bias": Scaling(Power(N=-0.5, gamma0=-1), ONE, Power(N=1, gamma0=2)),
     },
     "mup": {
         "input": Scaling(ONE, Power(D=-0.5), Power(N=1, D=-1, gamma0=2)),
         "hidden": Scaling(ONE, Power(N=-0.5), Power(gamma0=2)),
         "output": Scaling(ONE, Power(N=-1, gamma0=-1), Power(N=-1)),
+        "bias": Scaling(ONE, ONE, Power(N=1, gamma0=2)),
+        "output_bias": Scaling(ONE, Power(N=-0.5, gamma0=-1), ONE),
     },
     "ntk": {
         "input": Scaling(Power(D=-0.5), ONE, Power(gamma0=2)),
         "hidden": Scaling(Power(N=-0.5), ONE, Power(gamma0=2)),
         "output": Scaling(Power(N=-0.5, gamma0=-1), ONE, Power(gamma0=2)),
+        "bias": Scaling(ONE, ONE, Power(gamma0=2)),
+        "output_bias": Scaling(Power(gamma0=-1), ONE, Power(gamma0=2)),
     },
     "standard": {
         "input": Scaling(ONE, Power(D=-0.5), ONE),
         "hidden": Scaling(ONE, Power(N=-0.5), ONE),
         "output": Scaling(ONE, Power(N=-0.5), ONE),
+        "bias": Scaling(ONE, ONE, ONE),
+        "output_bias": Scaling(ONE, ONE, ONE),
     },
 }
 

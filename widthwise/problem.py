@@ -11,9 +11,12 @@ from typing import Any
 
 import jax
 import numpy as np
+from numpy.typing import NDArray
 
 from widthwise.activation import NAMED, Activation
 from widthwise.architecture import MLP
+from widthwise.loss import NAMED as LOSSES
+from widthwise.loss import Loss, as_loss
 from widthwise.parameterization import Parameterization
 from widthwise.precision import float64
 from widthwise.tasks import Task
@@ -54,6 +57,44 @@ class Problem:
             value = getattr(self, field)
             if not isinstance(value, kind):
                 raise ValueError(f"Problem's {field} must be a {kind.__name__}, got {value!r}.")
+        self._check_together()
+
+    def _check_together(self) -> None:
+        task, training, L = self.task, self.training, self.architecture.depth
+        training.check_data(task.num_train)
+        if training.online and not task.num_test:
+            raise ValueError("online training is watched at the test points: give the task X_test.")
+        if training.layer_rates is not None and len(training.layer_rates) != L + 1:
+            raise ValueError(
+                f"layer_rates must have L + 1 = {L + 1} factors, of W^0 ... W^{L - 1} and the readout; got "
+                f"{len(training.layer_rates)}."
+            )
+        for y in (task.y, task.y_test):
+            if y is None:
+                continue
+            if training.loss.name == "logistic" and not (np.abs(y) == 1).all():
+                raise ValueError("loss='logistic' needs targets +1 and -1. For 0 and 1 pass 2 y - 1.")
+            if training.loss.name == "cross_entropy":
+                if task.num_outputs < 2:
+                    raise ValueError("loss='cross_entropy' needs targets (P, C), C >= 2: one-hot rows, or loss='logistic'.")
+                if (y < 0).any() or not np.allclose(y.sum(-1), 1.0):
+                    raise ValueError("loss='cross_entropy' needs rows of probabilities: not negative, with sum 1.")
+
+    @property
+    def num_watched(self) -> int:
+        """M, the points at which results are watched: train and test points, or test points alone if training is online."""
+        return self.task.num_test if self.training.online else self.task.num_points
+
+    @property
+    def X_watched(self) -> NDArray[np.float64]:
+        """(M, D)"""
+        return self.task.X_test if self.training.online else self.task.X_all  # type: ignore[return-value]
+
+    @property
+    def Phi0(self) -> NDArray[np.float64]:
+        """(M, M) input kernel x.x' / D of the watched points, plus bias^2."""
+        X = self.X_watched
+        return X @ X.T / self.task.input_dim + self.architecture.bias**2
 
     def fingerprint(self) -> str:
         """Sixteen hex digits that differ when the physics differs: settings, data to the last bit, activation."""
@@ -79,25 +120,35 @@ class Problem:
         """The Problem as JSON: every setting, the arrays as nested lists, the activation by name or by its jaxpr."""
         act, task = self.architecture.activation, self.task
         return {
-            "architecture": {"depth": self.architecture.depth, "activation": _activation_text(act)},
+            "architecture": {
+                "depth": self.architecture.depth,
+                "activation": _activation_text(act),
+                "bias": self.architecture.bias,
+            },
             "parameterization": dataclasses.asdict(self.parameterization),
             "task": {
                 "name": task.name,
                 **{k: None if (v := getattr(task, k)) is None else v.tolist() for k in ("X", "y", "X_test", "y_test")},
             },
-            "training": dataclasses.asdict(self.training),
+            "training": {
+                field.name: _loss_text(self.training.loss) if field.name == "loss" else getattr(self.training, field.name)
+                for field in dataclasses.fields(self.training)
+            },
         }
 
     @staticmethod
-    def from_json(data: dict[str, Any], activation: Callable[..., Any] | Activation | None = None) -> Problem:
+    def from_json(
+        data: dict[str, Any], activation: Callable[..., Any] | Activation | None = None, loss: Callable[..., Any] | None = None
+    ) -> Problem:
         """The Problem that `to_json` wrote.
 
         Args:
             data: what `to_json` gave.
             activation: the user's own activation function, where the Problem had one: a file holds only its text.
+            loss: the user's own loss function, likewise.
 
         Raises:
-            ValueError: the Problem had an activation of its own and none, or another, is passed.
+            ValueError: the Problem had an activation or a loss of its own and none, or another, is passed.
         """
         text = data["architecture"]["activation"]
         spec = text if isinstance(text, str) else activation
@@ -106,14 +157,14 @@ class Problem:
                 f"this Problem has an activation of the user's own, {text['name']!r}, which a file cannot hold. "
                 "Pass the function: Result.load(path, activation=function)."
             )
-        architecture = MLP(data["architecture"]["depth"], spec)
+        architecture = MLP(data["architecture"]["depth"], spec, data["architecture"].get("bias", 0.0))
         if _activation_text(architecture.activation) != text:
             raise ValueError(f"the activation passed is not the one the Problem had; that one traces to {text['jaxpr']}")
         return Problem(
             architecture,
             Parameterization(**data["parameterization"]),
             Task(**data["task"]),
-            GradientDescent(**data["training"]),
+            GradientDescent(**data["training"] | {"loss": _loss_from(data["training"]["loss"], loss)}),
         )
 
     def __str__(self) -> str:
@@ -121,6 +172,28 @@ class Problem:
 
 
 _PARTS = {"architecture": MLP, "parameterization": Parameterization, "task": Task, "training": GradientDescent}
+
+
+def _loss_text(loss: Loss) -> Any:
+    """A named loss's name; of a user's own, the jaxpr of it at two outputs."""
+    if loss == LOSSES.get(loss.name):
+        return loss.name
+    with float64(), jax.disable_jit():
+        closed = jax.make_jaxpr(loss.of_sample)(np.zeros(2), np.zeros(2))
+    return {"name": loss.name, "jaxpr": str(closed), "constants": [np.asarray(c).tolist() for c in closed.consts]}
+
+
+def _loss_from(text: Any, loss: Callable[..., Any] | None) -> Loss:
+    if isinstance(text, str):
+        return as_loss(text)
+    if loss is None:
+        raise ValueError(
+            f"this Problem has a loss of the user's own, {text['name']!r}, which a file cannot hold. "
+            "Pass the function: Result.load(path, loss=function)."
+        )
+    if _loss_text(as_loss(loss)) != text:
+        raise ValueError(f"the loss passed is not the one the Problem had; that one traces to {text['jaxpr']}")
+    return as_loss(loss)
 
 
 def _activation_text(act: Activation) -> Any:

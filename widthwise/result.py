@@ -19,11 +19,12 @@ import numpy as np
 
 from widthwise.activation import Activation, Elementwise
 from widthwise.estimate import Estimate
+from widthwise.loss import SampleLoss
 from widthwise.problem import Problem
 from widthwise.trajectory import Trajectory
 from widthwise.version import __version__
 
-FORMAT = 1
+FORMAT = 2
 """Version of the file layout; raised when an older reader could misread a newer file."""
 
 
@@ -57,14 +58,15 @@ class Status:
         task, eta0 = problem.task, problem.training.eta0
         scale = max(float(trajectory.loss[0]), float(np.mean(task.y**2)) / 2, np.finfo(np.float64).tiny)
         with np.errstate(over="ignore", invalid="ignore"):
-            bad = ~(np.isfinite(trajectory.f).all(-1) & (trajectory.loss < 1e6 * scale))
+            bad = ~(np.isfinite(trajectory.f).reshape(len(trajectory.f), -1).all(-1) & (trajectory.loss < 1e6 * scale))
         if not bad.any():
             return Status(True, done)
         step, suggestion = int(trajectory.steps[bad.argmax()]), eta0 / 2
         if 0 in trajectory.kernel_steps and trajectory.Phi is not None and trajectory.G is not None:
-            P = task.num_train
+            P = task.num_test if problem.training.online else task.num_train
+            rates, bias = problem.training.rates(problem.architecture.depth), problem.architecture.bias
             with np.errstate(over="ignore", invalid="ignore"):  # at the steps after it diverged
-                K = trajectory.tangent_kernel(task.Phi0)[list(trajectory.kernel_steps).index(0), :P, :P]
+                K = trajectory.tangent_kernel(problem.Phi0, rates, bias)[list(trajectory.kernel_steps).index(0), :P, :P]
             if np.isfinite(K).all():
                 suggestion = min(suggestion, P / (2 * float(np.linalg.eigvalsh(K)[-1])))
         suggestion = float(f"{suggestion:.2g}")
@@ -160,8 +162,7 @@ class Result:
         parts = {"mean": self.mean, "sem": self.sem, "samples": self.trajectory.samples if samples else None}
         for part, trajectory in parts.items():
             if trajectory is not None:
-                observables = {name: getattr(trajectory, name) for name in Trajectory.OBSERVABLES}
-                arrays |= {f"{part}/{name}": np.asarray(x) for name, x in observables.items() if x is not None}
+                arrays |= {f"{part}/{name}": np.asarray(x) for name, x in trajectory.observables().items()}
         arrays |= {"steps": self.mean.steps, "kernel_steps": self.mean.kernel_steps}
         header = {
             "format": FORMAT,
@@ -179,12 +180,15 @@ class Result:
         return path
 
     @staticmethod
-    def load(path: str | os.PathLike[str], activation: Elementwise | Activation | None = None) -> Result:
+    def load(
+        path: str | os.PathLike[str], activation: Elementwise | Activation | None = None, loss: SampleLoss | None = None
+    ) -> Result:
         """Read what `save` wrote.
 
         Args:
             path: file name; `.npz` is added if it has no suffix.
             activation: the user's own activation function, where the problem had one.
+            loss: the user's own loss function, likewise.
 
         Raises:
             OSError: no such file, or one that cannot be read.
@@ -212,12 +216,12 @@ class Result:
             )
 
         def trajectory(part: str) -> Trajectory:
-            observables = {name: data.get(f"{part}/{name}") for name in Trajectory.OBSERVABLES}
-            return Trajectory(steps=data["steps"], kernel_steps=data["kernel_steps"], **observables)
+            observables = {name[len(part) + 1 :]: x for name, x in data.items() if name.startswith(f"{part}/")}
+            return Trajectory.of(data["steps"], data["kernel_steps"], observables)
 
         samples = trajectory("samples") if "samples/f" in data else None
         return Result(
-            Problem.from_json(header["problem"], activation),
+            Problem.from_json(header["problem"], activation, loss),
             Estimate(trajectory("mean"), trajectory("sem"), header["n"], samples),
             Status(**header["status"]),
             header["stats"],

@@ -18,9 +18,9 @@ class Task:
 
     Args:
         X: (P, D) train inputs. The network sees x / sqrt(D); inputs of norm sqrt(D) make Phi^0 = X X^T / D of order one.
-        y: (P,) train targets.
+        y: (P,) train targets of a network with one output, or (P, C) of one with C outputs (classes: one-hot rows).
         X_test: (Q, D) test inputs, or None.
-        y_test: (Q,) test targets, or None (then predictions are recorded, a test loss is not).
+        y_test: test targets like y, or None (then predictions are recorded, a test loss is not).
         name: shown in tables and files.
 
     Raises:
@@ -41,7 +41,7 @@ class Task:
     def __init__(self, X: Any, y: Any, X_test: Any = None, y_test: Any = None, name: str = "task"):
         one_sample = "One sample is X of shape (1, D) and y of shape (1,)."
         X = check.array("X", X, 2, "(P, D)", one_sample)
-        y = check.array("y", y, 1, "(P,)", "Networks here have one output; pass one target per sample.")
+        y = _targets("y", y, "P")
         _same_length("X", X, "y", y)
         if X_test is not None:
             X_test = check.array("X_test", X_test, 2, "(Q, D)", "Without test points leave X_test out.")
@@ -53,8 +53,10 @@ class Task:
         if y_test is not None:
             if X_test is None:
                 raise ValueError("y_test needs X_test: pass the test inputs too, or leave both out.")
-            y_test = check.array("y_test", y_test, 1, "(Q,)")
+            y_test = _targets("y_test", y_test, "Q")
             _same_length("X_test", X_test, "y_test", y_test)
+            if y_test.shape[1:] != y.shape[1:]:
+                raise ValueError(f"y_test must have the outputs of y, {y.shape[1:]}; got {y_test.shape[1:]}.")
         for name_, value in (("X", X), ("y", y), ("X_test", X_test), ("y_test", y_test), ("name", str(name))):
             object.__setattr__(self, name_, value)
 
@@ -79,6 +81,11 @@ class Task:
         return self.X.shape[1]
 
     @property
+    def num_outputs(self) -> int:
+        """C; 1 for y of shape (P,)"""
+        return 1 if self.y.ndim == 1 else self.y.shape[1]
+
+    @property
     def X_all(self) -> NDArray[np.float64]:
         """(M, D) train inputs, then test inputs."""
         return self.X if self.X_test is None else np.concatenate([self.X, self.X_test])
@@ -90,7 +97,15 @@ class Task:
         return X @ X.T / self.input_dim
 
     def __repr__(self) -> str:
-        return f"Task({self.name!r}, P={self.num_train}, Q={self.num_test}, D={self.input_dim})"
+        outputs = "" if self.y.ndim == 1 else f", C={self.num_outputs}"
+        return f"Task({self.name!r}, P={self.num_train}, Q={self.num_test}, D={self.input_dim}{outputs})"
+
+
+def _targets(name: str, y: Any, rows: str) -> NDArray[np.float64]:
+    """(n,) or (n, C) targets."""
+    rank = 2 if np.ndim(y) == 2 else 1
+    cure = f"One target per sample, shape ({rows},), or one row of C targets, shape ({rows}, C)."
+    return check.array(name, y, rank, f"({rows},)" if rank == 1 else f"({rows}, C)", cure)
 
 
 def _same_length(name_a: str, a: Any, name_b: str, b: Any) -> None:
@@ -98,35 +113,92 @@ def _same_length(name_a: str, a: Any, name_b: str, b: Any) -> None:
         raise ValueError(f"{name_a} and {name_b} must have one row per sample; got {len(a)} and {len(b)} rows.")
 
 
-def digits(num_train: int = 24, num_test: int = 24, *, classes: Sequence[int] = (0, 1), seed: int = 0) -> Task:
-    """Two classes of scikit-learn's 8 x 8 handwritten digits (D = 64), y = +1 for the first class and -1 for the second.
+def digits(
+    num_train: int = 24, num_test: int = 24, *, classes: Sequence[int] = (0, 1), one_hot: bool | None = None, seed: int = 0
+) -> Task:
+    """Classes of scikit-learn's 8 x 8 handwritten digits (D = 64).
 
-    The mean image of the two classes is subtracted and each image scaled to norm sqrt(D), so that Phi^0 has unit diagonal.
+    The mean image of the classes is subtracted and each image scaled to norm sqrt(D), so that Phi^0 has unit diagonal.
+
+    Args:
+        num_train, num_test: P, Q.
+        classes: two digits or more.
+        one_hot: targets as rows (P, C) of zeros and a one; by default for more than two classes. Two classes otherwise have
+            y = +1 for the first and -1 for the second.
+        seed: of the choice of images.
 
     Raises:
-        ValueError: more points asked for than the two classes have; not two different classes.
+        ValueError: more points asked for than the classes have; not two or more different classes.
 
     Example:
         >>> digits(8, 4, classes=(3, 8))
         Task('digits 3 vs 8', P=8, Q=4, D=64)
+        >>> digits(8, 4, classes=(0, 1, 2))
+        Task('digits 0 vs 1 vs 2', P=8, Q=4, D=64, C=3)
     """
     from sklearn.datasets import load_digits  # imported where used: it costs over a second
 
     check.count("num_train", num_train)
     check.count("num_test", num_test, least=0)
-    if not isinstance(classes, Iterable) or len([*classes]) != 2 or len({*classes} & {*range(10)}) != 2:
-        raise ValueError(f"classes must be two different digits 0 ... 9, got {classes!r}.")
+    listed = [*classes] if isinstance(classes, Iterable) else []
+    if len(listed) < 2 or len({*listed} & {*range(10)}) != len(listed):
+        raise ValueError(f"classes must be two or more different digits 0 ... 9, got {classes!r}.")
+    one_hot = len(listed) > 2 if one_hot is None else check.flag("one_hot", one_hot)
+    if not one_hot and len(listed) > 2:
+        raise ValueError(f"{len(listed)} classes need one_hot targets; leave one_hot out.")
     images, labels = load_digits(return_X_y=True)
-    keep = np.isin(labels, classes)
-    X, y = images[keep], np.where(labels[keep] == classes[0], 1.0, -1.0)
+    keep = np.isin(labels, listed)
+    X, labels = images[keep], labels[keep]
     if num_train + num_test > len(X):
-        raise ValueError(
-            f"digits {classes[0]} and {classes[1]} have {len(X)} images; asked for {num_train} + {num_test}. Ask for fewer."
-        )
+        names = ", ".join(map(str, listed[:-1])) + f" and {listed[-1]}"
+        raise ValueError(f"digits {names} have {len(X)} images; asked for {num_train} + {num_test}. Ask for fewer.")
     X = X - X.mean(0)
     X *= np.sqrt(X.shape[1]) / np.linalg.norm(X, axis=1, keepdims=True)
     order = _rng(seed).permutation(len(X))[: num_train + num_test]
-    return _split(X[order], y[order], num_train, f"digits {classes[0]} vs {classes[1]}")
+    y = (labels[:, None] == np.array(listed)).astype(float) if one_hot else np.where(labels == listed[0], 1.0, -1.0)
+    return _split(X[order], y[order], num_train, "digits " + " vs ".join(map(str, listed)))
+
+
+def stream(
+    batches: Iterable[tuple[Any, Any]], num_steps: int, X_test: Any = None, y_test: Any = None, *, name: str = "stream"
+) -> Task:
+    """One-pass ("online") data from any iterator of batches (X (B, D), y (B,) or (B, C)), for `sampling="online"`.
+
+    Args:
+        batches: gives num_steps + 1 batches of one size, the last to be measured only; more are left in the iterator.
+        num_steps: T of the training.
+        X_test, y_test: the points at which results are watched.
+        name: shown in tables and files.
+
+    Raises:
+        ValueError: the stream ends early; a batch of another size or with NaN; the message says which.
+
+    Example:
+        >>> import itertools
+        >>> rng = np.random.default_rng(0)
+        >>> endless = ((x, x[:, 0]) for x in (rng.standard_normal((4, 8)) for _ in itertools.count()))
+        >>> stream(endless, num_steps=10, X_test=rng.standard_normal((3, 8)))
+        Task('stream', P=44, Q=3, D=8)
+    """
+    taken: list[tuple[NDArray[np.float64], NDArray[np.float64]]] = []
+    source = iter(batches)
+    for number in range(check.count("num_steps", num_steps) + 1):
+        try:
+            X, y = next(source)
+        except StopIteration:
+            raise ValueError(
+                f"the stream ends early: after {number} of the {num_steps + 1} batches that {num_steps} steps need "
+                f"(the last is only measured). Make it longer, or take num_steps={max(number - 1, 0)}."
+            ) from None
+        try:
+            X, y = check.array("X", X, 2, "(B, D)"), _targets("y", y, "B")
+            _same_length("X", X, "y", y)
+            if taken and (X.shape, y.shape) != (taken[0][0].shape, taken[0][1].shape):
+                raise ValueError(f"X and y have shapes {X.shape}, {y.shape}; before {taken[0][0].shape}, {taken[0][1].shape}.")
+        except ValueError as error:
+            raise ValueError(f"batch {number} of the stream: {error}") from error
+        taken.append((X, y))
+    return Task(np.concatenate([X for X, _ in taken]), np.concatenate([y for _, y in taken]), X_test, y_test, name)
 
 
 def gaussian(num_train: int, num_test: int = 0, *, input_dim: int, seed: int = 0) -> Task:

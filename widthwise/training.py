@@ -1,49 +1,248 @@
-"""Training: optimizer, number of steps, loss -> Delta."""
+"""Training: the optimizer, its batches and schedule, the loss; what one step does to a parameter."""
 
 from __future__ import annotations
 
+import dataclasses
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Any, Literal, NamedTuple, get_args
 
 import numpy as np
+from jaxtyping import Float, Int
 
 from widthwise import check
+from widthwise.loss import as_loss
+from widthwise.precision import float64
+
+Sampling = Literal["epochs", "online"]
+
+
+class Batches(NamedTuple):
+    """The data sequence, the same for every width and seed, and for the limit.
+
+    Attributes:
+        index: (T+1, B) train points of the batch at each state; the batch of state T is measured, not trained on.
+        noise: (T+1, B, C) what is added to their targets, or None.
+    """
+
+    index: Int[np.ndarray, "states batch"]
+    noise: Float[np.ndarray, "states batch outputs"] | None
 
 
 @dataclass(frozen=True)
 class GradientDescent:
-    """Full-batch gradient descent with the loss mean over the P train points of (y - f)^2 / 2.
+    """Gradient descent: full batch or mini-batches, momentum, weight decay, schedules, noise; or gradient flow.
+
+    With G = -d loss / d theta (loss the mean over the batch), eta(t) = eta0 schedule[t] layer_rate, one update is
+
+        v     <- momentum v + G - weight_decay theta          theta <- theta + eta v
+        (nesterov: theta <- theta + eta (G - weight_decay theta + momentum v))
+
+    for theta every parameter in units of its initial standard deviation and G in units of its learning rate (the table in
+    `widthwise.parameterization`), so that every number here is of order one at every width: weight decay multiplies weights by
+    1 - eta weight_decay per step whatever their learning rate.
 
     Args:
-        eta0: learning rate in function space, O(1) at every width (the table in `parameterization` turns it into the
-            rate of each weight matrix). In the lazy limit training is stable for eta0 < 2 P / lambda_max(NTK).
+        eta0: learning rate in function space, O(1) at every width. In the lazy limit full-batch training with the loss "mse"
+            is stable for eta0 < 2 P / lambda_max(NTK).
         num_steps: number T of updates; results have T + 1 states, index t being the state before update t.
-        loss: "mse".
+        loss: "mse", "logistic" (targets +-1), "cross_entropy" (targets (P, C), rows of probabilities), or a function of one
+            sample's f (C,) and y (C,).
+        batch_size: B, or None for all train points at every step.
+        sampling: "epochs" (a new permutation of the train points per epoch, cut into batches, the rest dropped) or "online"
+            (each point once, in order: needs P >= (T + 1) B; the batch of state T is only measured).
+        batches: your own sequence instead, (T + 1, B) indices of train points.
+        momentum, nesterov: heavy ball, or Nesterov's form of it, as in PyTorch.
+        weight_decay: lambda.
+        schedule: T factors of eta0, at least zero (see `widthwise.schedules`), or a function of the step.
+        layer_rates: L + 1 factors of eta0, of W^0 ... W^{L-1} and the readout (with their biases); 0 freezes a layer.
+        label_noise: standard deviation of fresh Gaussian noise on the targets at each step; one fixed sequence, part of the
+            data, like the batches.
+        temperature: Langevin noise: sqrt(2 temperature eta) N(0, 1) is added to every parameter at every step.
+        flow: gradient flow, the limit of small steps: state t is at time eta0 (schedule[0] + ... + schedule[t-1]).
+        data_seed: of the permutations and the label noise.
 
     Raises:
-        ValueError: eta0 or num_steps not above zero; another loss.
+        ValueError: a setting out of range, or two that do not go together.
 
     Example:
         >>> GradientDescent(eta0=0.2, num_steps=100)
         GradientDescent(eta0=0.2, num_steps=100, loss='mse')
+        >>> GradientDescent(0.2, 100, "cross_entropy", batch_size=16, momentum=0.9)
+        GradientDescent(eta0=0.2, num_steps=100, loss='cross_entropy', batch_size=16, momentum=0.9)
     """
 
     eta0: float
     num_steps: int
-    loss: Literal["mse"] = "mse"
+    loss: Any = "mse"
+    batch_size: int | None = None
+    sampling: Sampling = "epochs"
+    batches: Any = None
+    momentum: float = 0.0
+    nesterov: bool = False
+    weight_decay: float = 0.0
+    schedule: Any = None
+    layer_rates: Any = None
+    label_noise: float = 0.0
+    temperature: float = 0.0
+    flow: bool = False
+    data_seed: int = 0
 
     def __post_init__(self) -> None:
-        object.__setattr__(self, "eta0", check.positive("eta0", self.eta0))
-        object.__setattr__(self, "num_steps", check.count("num_steps", self.num_steps))
-        check.choice("loss", self.loss, ("mse",))
+        def put(name: str, value: Any) -> None:
+            object.__setattr__(self, name, value)
 
-    @staticmethod
-    def Delta(f: Any, y: Any) -> Any:
-        """-d loss / d f = (y - f) / P on the last axis (numpy or jax arrays), P the number of train points."""
-        return (y - f) / y.shape[-1]
+        put("eta0", check.positive("eta0", self.eta0))
+        put("num_steps", check.count("num_steps", self.num_steps))
+        put("loss", as_loss(self.loss))
+        for name in ("momentum", "weight_decay", "label_noise", "temperature"):
+            put(name, check.at_least_zero(name, getattr(self, name)))
+        if self.momentum >= 1:
+            raise ValueError(f"momentum must be below 1, got {self.momentum:g}; common values are 0.9 and 0.99.")
+        put("nesterov", check.flag("nesterov", self.nesterov))
+        put("flow", check.flag("flow", self.flow))
+        check.choice("sampling", self.sampling, get_args(Sampling))
+        put("data_seed", check.count("data_seed", self.data_seed, least=0))
+        if self.batch_size is not None:
+            put("batch_size", check.count("batch_size", self.batch_size, "None is full batch."))
+        put("batches", self._own_batches())
+        put("schedule", self._own_schedule())
+        if self.layer_rates is not None:
+            rates = check.array("layer_rates", self.layer_rates, 1, "(L + 1,)", "One factor per weight matrix, 0 to freeze.")
+            put("layer_rates", _none_negative("layer_rates", rates))
+        self._check_together()
 
-    @staticmethod
-    def loss_of(f: Any, y: Any) -> Any:
-        """mean over the last axis of (y - f)^2 / 2; infinite, without a warning, where f has diverged."""
-        with np.errstate(over="ignore", invalid="ignore"):
-            return ((y - f) ** 2).mean(-1) / 2
+    def _own_batches(self) -> tuple[tuple[int, ...], ...] | None:
+        if self.batches is None:
+            return None
+        if self.batch_size is not None:
+            raise ValueError("pass batch_size or batches, not both: the batches have their size.")
+        index = check.array("batches", self.batches, 2, "(T + 1, B)", "One row of indices of train points per state.")
+        if len(index) != self.num_steps + 1 or (index != np.round(index)).any() or (index < 0).any():
+            raise ValueError(
+                f"batches must have T + 1 = {self.num_steps + 1} rows of whole numbers from 0 on (the last is measured, not "
+                f"trained on), got shape {index.shape}."
+            )
+        return tuple(tuple(int(i) for i in row) for row in index)
+
+    def _own_schedule(self) -> tuple[float, ...] | None:
+        if self.schedule is None:
+            return None
+        T, given = self.num_steps, self.schedule
+        factors = [given(t) for t in range(T)] if callable(given) else given
+        factors = check.array("schedule", factors, 1, "(T,)", "See widthwise.schedules.")
+        if len(factors) != T:
+            raise ValueError(f"schedule must have one factor per update, T = {T}; got {len(factors)}.")
+        return _none_negative("schedule", factors)
+
+    def _check_together(self) -> None:
+        if self.nesterov and not self.momentum:
+            raise ValueError("nesterov=True needs a momentum above zero, e.g. momentum=0.9.")
+        if self.temperature and self.momentum:
+            raise ValueError(
+                "temperature (Langevin noise) goes with momentum=0: with momentum the noise has no one convention."
+            )
+        if self.sampling == "online" and self.batch_size is None:
+            raise ValueError("sampling='online' needs a batch_size.")
+        if self.label_noise and self.loss.name != "mse":
+            raise ValueError(f"label_noise adds to the targets of loss='mse'; got loss={self.loss.name!r}.")
+        if self.flow:
+            for name in ("momentum", "label_noise", "temperature", "batch_size", "batches"):
+                if getattr(self, name):
+                    raise ValueError(f"flow=True is the limit of small full-batch steps: it goes without {name}.")
+
+    def __repr__(self) -> str:
+        shown = [f"eta0={self.eta0!r}", f"num_steps={self.num_steps!r}", f"loss={self.loss.name!r}"]
+        for f in dataclasses.fields(self)[3:]:
+            value = getattr(self, f.name)
+            if value != f.default:
+                long = isinstance(value, tuple) and len(value) > 4
+                shown.append(f"{f.name}={f'<{len(value)} rows>' if long else repr(value)}")
+        return f"GradientDescent({', '.join(shown)})"
+
+    # --- the data sequence -------------------------------------------------------------------------------------------------
+
+    @property
+    def full_batch(self) -> bool:
+        return self.batch_size is None and self.batches is None
+
+    @property
+    def online(self) -> bool:
+        """Each train point is seen once, in its batch; results are watched at the test points alone."""
+        return self.sampling == "online"
+
+    def check_data(self, P: int) -> None:
+        """ValueError if P train points are too few for the batches."""
+        if self.batch_size is not None and self.batch_size > P:
+            raise ValueError(f"batch_size must be at most the number of train points, P = {P}; got {self.batch_size}.")
+        if self.online and (need := (self.num_steps + 1) * self.batch_size) > P:
+            raise ValueError(
+                f"the stream ends early: {self.num_steps} steps of {self.batch_size} points and a last batch to measure need "
+                f"{need} train points, the task has {P}. Make it longer, or take num_steps={max(P // self.batch_size - 1, 0)}."
+            )
+        if self.batches is not None and (largest := max(map(max, self.batches))) >= P:
+            raise ValueError(f"batches has the index {largest}; train points are 0 ... {P - 1}.")
+
+    def batches_of(self, P: int, num_outputs: int) -> Batches:
+        """The sequence of batches of P train points, and the noise on their targets."""
+        T, B = self.num_steps, self.batch_size
+        if self.batches is not None:
+            index = np.array(self.batches)
+        elif B is None:
+            index = np.tile(np.arange(P), (T + 1, 1))
+        elif self.online:
+            index = np.arange((T + 1) * B).reshape(T + 1, B)
+        else:
+            rng = np.random.default_rng([self.data_seed, 0])
+            per_epoch = P // B
+            epochs = [rng.permutation(P)[: per_epoch * B].reshape(per_epoch, B) for _ in range(-(-(T + 1) // per_epoch))]
+            index = np.concatenate(epochs)[: T + 1]
+        noise = None
+        if self.label_noise:
+            noise = self.label_noise * np.random.default_rng([self.data_seed, 1]).standard_normal((*index.shape, num_outputs))
+        return Batches(index, noise)
+
+    # --- rates and losses --------------------------------------------------------------------------------------------------
+
+    def eta(self, depth: int) -> Float[np.ndarray, "updates layers"]:
+        """(T, L + 1) learning rates of W^0 ... W^{L-1} and the readout at every update."""
+        schedule = np.ones(self.num_steps) if self.schedule is None else np.array(self.schedule)
+        rates = np.ones(depth + 1) if self.layer_rates is None else np.array(self.layer_rates)
+        return self.eta0 * schedule[:, None] * rates
+
+    def rates(self, depth: int) -> Float[np.ndarray, "layers"]:
+        """(L + 1,) factors of eta0 of the layers."""
+        return np.ones(depth + 1) if self.layer_rates is None else np.array(self.layer_rates)
+
+    def Delta(self, f: Any, y: Any) -> Any:
+        """-d loss / d f for the mean over the samples: f, y (n,) -> (n,), or (n, C) -> (n, C); numpy in, numpy out."""
+        if y.ndim == 1:
+            return self.Delta(f[:, None], y[:, None])[:, 0]
+        return _like(f, self.loss.minus_gradient, f, y) / len(y)
+
+    def loss_of(self, f: Any, y: Any) -> Any:
+        """The loss, mean over samples: f (..., n) with y (n,), or (..., n, C) with (n, C) -> (...); numpy in, numpy out."""
+        if y.ndim == 1:
+            return self.loss_of(f[..., None], y[:, None])
+        return _like(f, self.loss.of, f, y).mean(-1)
+
+
+def _like(f: Any, function: Any, *args: Any) -> Any:
+    """function(*args), in float64 and back in numpy if f is."""
+    if not isinstance(f, np.ndarray):
+        return function(*args)
+    with float64():
+        return np.asarray(function(*args))
+
+
+def move(theta: Any, velocity: Any, G: Any, eta: Any, momentum: float, nesterov: bool, weight_decay: Any) -> tuple[Any, Any]:
+    """One update of a parameter (see `GradientDescent`), or of anything linear in the parameters; None is no velocity."""
+    G = G - weight_decay * theta
+    velocity = G if velocity is None else momentum * velocity + G
+    return theta + eta * (G + momentum * velocity if nesterov else velocity), velocity
+
+
+def _none_negative(name: str, values: np.ndarray) -> tuple[float, ...]:
+    if (values < 0).any():
+        first = int((values < 0).argmax())
+        raise ValueError(f"{name} must not be negative, got {values[first]:g} at index {first}. 0 pauses learning.")
+    return tuple(values.tolist())

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
-from dataclasses import dataclass
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, field
 from typing import Any
 
 import jax
@@ -21,13 +21,15 @@ class Trajectory:
 
     Attributes:
         steps: (T+1,) 0 ... T.
-        f: (..., T+1, M) network outputs, in units of y.
-        loss: (..., T+1) mean over train points of (y - f)^2 / 2.
+        f: (..., T+1, M) network outputs, in units of y; (..., T+1, M, C) where y has C outputs. (Online training is watched at
+            the test points alone, M = Q.)
+        loss: (..., T+1) the loss, mean over train points; of the batch of each step, before its update, if training is online.
         test_loss: (..., T+1) the same over test points, or None without test targets.
         kernel_steps: (K,) the steps at which kernels are kept.
         Phi: (..., L, K, M, K, M) feature kernels Phi^l_mn(t, s) = <phi(h^l_m(t)) phi(h^l_n(s))>, l = 1 ... L at index
             l - 1, axes (t, m, s, n); or None.
-        G: (..., L, K, M, K, M) gradient kernels G^l_mn(t, s) = <g^l_m(t) g^l_n(s)>, likewise.
+        G: (..., L, K, M, K, M) gradient kernels G^l_mn(t, s) = <g^l_m(t) g^l_n(s)>, likewise; with C outputs their mean.
+        more: other observables by name, at the kept steps: see `NAMES`.
     """
 
     steps: Int[Any, "states"]
@@ -37,26 +39,78 @@ class Trajectory:
     kernel_steps: Int[Any, "kept"]
     Phi: Float[Any, "*runs layers kept points kept points"] | None = None
     G: Float[Any, "*runs layers kept points kept points"] | None = None
+    more: dict[str, Any] = field(default_factory=dict)
 
     OBSERVABLES = ("f", "loss", "test_loss", "Phi", "G")
 
+    NAMES = ("NTK", "eigenvalues", "sharpness", "update_size", "phi_r", "g_u", "h", "z")
+    """What `more` may hold, besides, at the K kept steps:
+
+    NTK (K, M, M): sum over layers of rate_l G^{l+1} (Phi^l + bias^2), mean over outputs. eigenvalues (K, P): of NTK / P over
+    the train points (all watched points if online), largest first. sharpness (K,): top eigenvalue of the Gauss-Newton operator
+    in function space, K times the Hessian of the loss; full-batch gradient descent on a quadratic is stable below 2 / eta0.
+    update_size (K, L): root mean square over neurons and points of h^l(t) - h^l(0). phi_r, g_u (L, K, M, K, M): the
+    responses A and B as averages, <phi(h^l(t)) r^l(s)> = sum A G^{l+1} and <g^l(t) u^l(s)> = sum B Phi^{l-1} (theory only).
+    h, z (K, L, M, n): the fields of n neurons or paths, for histograms (samples alone: no mean).
+    """
+    UNAVERAGED = ("h", "z")
+
+    @staticmethod
+    def of(steps: Any, kernel_steps: Any, observables: dict[str, Any]) -> Trajectory:
+        """The Trajectory of these observables by name."""
+        plain = {name: observables.get(name) for name in Trajectory.OBSERVABLES}
+        more = {name: x for name, x in observables.items() if name not in Trajectory.OBSERVABLES}
+        return Trajectory(steps=steps, kernel_steps=kernel_steps, **plain, more=more)
+
+    def observables(self) -> dict[str, Any]:
+        """All that there are, by name."""
+        plain = {name: getattr(self, name) for name in self.OBSERVABLES}
+        return {name: x for name, x in (plain | self.more).items() if x is not None}
+
+    def __getitem__(self, name: str) -> Any:
+        """An observable by name.
+
+        Raises:
+            KeyError: it was not saved.
+        """
+        there = self.observables()
+        if name not in there:
+            raise KeyError(f"{name!r} was not saved; there are {', '.join(there)}. Pass save=({name!r},).")
+        return there[name]
+
     def map(self, function: Any, *others: Trajectory) -> Trajectory:
-        """A Trajectory with `function` applied to every observable (and to those of `others`), absent ones left None."""
-        values = {}
-        for name in self.OBSERVABLES:
-            arrays = [getattr(trajectory, name) for trajectory in (self, *others)]
-            values[name] = None if arrays[0] is None else function(*arrays)
-        return Trajectory(steps=self.steps, kernel_steps=self.kernel_steps, **values)
+        """A Trajectory with `function` applied to every observable (and to those of `others`), absent ones left out."""
+        rest = [other.observables() for other in others]
+        values = {name: function(x, *(other[name] for other in rest)) for name, x in self.observables().items()}
+        return Trajectory.of(self.steps, self.kernel_steps, values)
+
+    def without(self, *names: str) -> Trajectory:
+        """A Trajectory without these observables."""
+        return Trajectory.of(
+            self.steps, self.kernel_steps, {name: x for name, x in self.observables().items() if name not in names}
+        )
 
     def equal_time(self, kernel: str) -> Float[np.ndarray, "*runs layers kept points points"]:
         """The blocks t = s of "Phi" or "G": (..., L, K, M, M)."""
         return np.moveaxis(np.diagonal(getattr(self, kernel), axis1=-4, axis2=-2), -1, -3)
 
-    def tangent_kernel(self, Phi0: Float[np.ndarray, "points points"]) -> Float[np.ndarray, "*runs kept points points"]:
-        """(..., K, M, M) neural tangent kernel K = sum_{l=0..L} G^{l+1} Phi^l at equal times; G^{L+1} = 1, Phi^0 given."""
-        Phi, G = self.equal_time("Phi"), self.equal_time("G")
-        hidden = (Phi[..., :-1, :, :, :] * G[..., 1:, :, :, :]).sum(-4)
-        return Phi[..., -1, :, :, :] + hidden + G[..., 0, :, :, :] * Phi0
+    def tangent_kernel(
+        self, Phi0: Float[np.ndarray, "points points"], rates: Sequence[float] | None = None, bias: float = 0.0
+    ) -> Float[np.ndarray, "*runs kept points points"]:
+        """(..., K, M, M) neural tangent kernel at equal times, the mean over outputs.
+
+            K = sum_{l=0..L} rate_l G^{l+1} (Phi^l + bias^2)        G^{L+1} = 1
+
+        Args:
+            Phi0: (M, M) input kernel, bias^2 included (`problem.Phi0`).
+            rates: L + 1 factors, by default 1 (`problem.training.rates(L)`).
+            bias: of the architecture.
+        """
+        Phi, G = self.equal_time("Phi") + bias**2, self.equal_time("G")
+        L = Phi.shape[-4]
+        rate = np.ones(L + 1) if rates is None else np.asarray(rates)
+        hidden = np.einsum("l,...lkmn->...kmn", rate[1:L], Phi[..., :-1, :, :, :] * G[..., 1:, :, :, :])
+        return rate[L] * Phi[..., -1, :, :, :] + hidden + rate[0] * G[..., 0, :, :, :] * Phi0
 
 
 def chosen_steps(num_steps: int, wanted: Iterable[int] | None) -> Int[np.ndarray, "kept"]:
