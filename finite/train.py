@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import time
+import zlib
 from collections.abc import Iterable
 from dataclasses import replace
 from functools import partial
 from operator import itemgetter
-from typing import Literal
+from typing import Any, Literal, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -16,7 +17,7 @@ from jaxtyping import Array, Bool, Float, Int, Key, UInt
 from tqdm import tqdm
 
 from finite import measure, mlp
-from widthwise import Activation, Estimate, GradientDescent, Problem, Result, Status, Trajectory, check
+from widthwise import Activation, Estimate, Loss, Problem, Result, Status, Trajectory, check
 from widthwise.memory import available_bytes, require
 from widthwise.parameterization import LayerScale, Role
 from widthwise.precision import computing_in
@@ -27,6 +28,60 @@ CHUNK_BYTES = {"cpu": 2 * 2**20, "gpu": 512 * 2**20}
 """Working set of a chunk: a few networks stay in the cache of a CPU; many of them fill a GPU."""
 
 
+HEAT = zlib.crc32(b"heat")
+"""Names the stream of the Langevin noise, as their names do those of the weights."""
+
+
+class Program(NamedTuple):
+    """What a program is compiled for; everything else is an argument of it."""
+
+    act: Activation
+    loss: Loss
+    width: int
+    num_kept: int
+    save: tuple[str, ...]
+    momentum: bool
+    nesterov: bool
+    hot: bool
+    flow: bool
+
+
+class Settings(NamedTuple):
+    """Numbers of the problem, the same at every state."""
+
+    scales: mlp.Scales
+    rates: Float[Any, "layers"]
+    centered: Bool[Any, ""]
+    momentum: Float[Any, ""]
+    weight_decay: Float[Any, ""]
+    temperature: Float[Any, ""]
+
+
+class Data(NamedTuple):
+    """Watched points with their train and test targets; if training is online there are no train points among them: None."""
+
+    X: Float[Any, "M D"]
+    y: Any  # (P, C)
+    y_test: Any  # (Q, C)
+
+
+class Now(NamedTuple):
+    """What belongs to one state (or, with a leading axis, to each): None is nothing, and then nothing is stored.
+
+    t; the place `slot` of the state among the K that are kept, or K; learning rates of the layers; the batch as numbers of
+    train points, None for all; its targets with label noise, None for `Data.y`; if training is online its X, and its y without
+    noise.
+    """
+
+    t: Int[Any, ""]
+    slot: Int[Any, ""]
+    eta: Float[Any, "layers"]
+    batch: Any = None  # (B,)
+    target: Any = None  # (B, C)
+    X: Any = None  # (B, D)
+    y: Any = None  # (B, C)
+
+
 def train(
     problem: Problem,
     *,
@@ -34,6 +89,7 @@ def train(
     num_seeds: int,
     seed: int = 0,
     save_kernels: Iterable[int] | None = None,
+    save: Iterable[str] = (),
     dtype: Literal["float32", "float64"] = "float32",
     memory: float | None = None,
     progress: bool = True,
@@ -41,9 +97,14 @@ def train(
 ) -> Result:
     """Train `num_seeds` networks of one width by gradient descent, exactly as the Problem says.
 
-    The equations stand in `finite.mlp`. Networks differ in their initial weights alone. Network i of a seed starts from the
+    The equations stand in `finite.mlp`, one update in `GradientDescent`. Networks differ in their initial weights (and in their
+    Langevin noise, at a temperature) alone: batches and label noise are part of the data. Network i of a seed starts from the
     same normal draws in every parameterization and dtype; on one machine it is the same to the last bit whatever `num_seeds`
     is and however the work is cut into chunks.
+
+    The points watched are the train and the test points, at every state, whatever the batch. If training is online they are the
+    test points; a batch rides along, and `loss` is that of the batch at each state, before its update and without label noise.
+    Gradient flow is integrated from state to state (`finite.mlp.flow`).
 
     Args:
         problem: network, parameterization, task, training.
@@ -51,6 +112,9 @@ def train(
         num_seeds: number of networks; error bars fall like 1 / sqrt(num_seeds).
         seed: 0 ... 2^32 - 1; another seed gives independent networks.
         save_kernels: steps in 0 ... T at which Phi and G are kept, each with each; by default the first and the last.
+        save: names of further observables to keep at those steps, of "NTK", "eigenvalues", "sharpness", "update_size", "h" and
+            "z": see `Trajectory.NAMES`. NTK and what follows from it are those of the single network, with its layer rates. h
+            and z are of all N neurons, z that of output 0: g^l = phi'(h^l) z^l.
         dtype: "float32" or "float64". The outputs of lazy networks are small differences: their rounding error is about
             25 eps / gamma0 (mean-field; gamma0 / sqrt N for "ntk"), in float32 0.3 % at gamma0 = 1e-3.
         memory: bytes that the run may take, all seeds' record included; by default what is free.
@@ -59,10 +123,11 @@ def train(
 
     Returns:
         Result whose trajectory is the Estimate over the networks, with the networks themselves as its samples: f
-        (num_seeds, T+1, M) in units of y, loss and test_loss (num_seeds, T+1), Phi and G (num_seeds, L, K, M, K, M).
+        (num_seeds, T+1, M) in units of y, or (num_seeds, T+1, M, C) if y has two axes; loss and test_loss (num_seeds, T+1), Phi
+        and G (num_seeds, L, K, M, K, M); what `save` names as `samples["NTK"]` (num_seeds, K, M, M) and so on.
 
     Raises:
-        ValueError: width, num_seeds, seed, dtype, memory or save_kernels out of range; gamma0 too small for the dtype.
+        ValueError: width, num_seeds, seed, dtype, memory, save_kernels or save out of range; gamma0 too small for the dtype.
         MemoryError: one network, or the record of all, does not fit; before anything runs.
         Unsolved: a network diverged; `.result.status` has the step and a learning rate that should train.
 
@@ -75,6 +140,16 @@ def train(
         ((8, 11, 6), (2, 2, 6, 2, 6))
         >>> bool(result.mean.loss[10] < 0.5 * result.mean.loss[0])
         True
+
+        Three classes in mini-batches, with momentum and biases:
+
+        >>> problem = Problem(MLP(2, "relu", bias=0.3), Parameterization(gamma0=1.0), tasks.digits(24, 6, classes=(0, 1, 2)),
+        ...                   GradientDescent(0.5, 30, "cross_entropy", batch_size=8, momentum=0.9, weight_decay=1e-3))
+        >>> result = train(problem, width=32, num_seeds=8, save=["sharpness"])
+        >>> result.samples.f.shape, result.samples["sharpness"].shape
+        ((8, 31, 30, 3), (8, 2))
+        >>> bool(result.mean.loss[30] < 0.5 * result.mean.loss[0])
+        True
     """
     check.instance("problem", problem, Problem)
     width = check.count("width", width, "It is the number N of neurons in every hidden layer.")
@@ -86,23 +161,20 @@ def train(
     if memory is not None:
         memory = check.positive("memory", memory, "It is a number of bytes, e.g. 4e9.")
     _check_rounding(problem, width, dtype)
-    task, T = problem.task, problem.training.num_steps
-    steps = chosen_steps(T, save_kernels)
-    chunk = _seeds_per_chunk(problem, width, num_seeds, len(steps), np.dtype(dtype).itemsize, memory)
+    steps = chosen_steps(problem.training.num_steps, save_kernels)
+    names = _check_save(problem, save, len(steps))
+    chunk = _seeds_per_chunk(problem, width, num_seeds, len(steps), names, np.dtype(dtype).itemsize, memory)
 
-    slots = np.full(T + 1, len(steps), np.int32)
-    slots[steps] = np.arange(len(steps))
+    program = _program(problem, width, len(steps), names)
     start_time = time.perf_counter()
     record: dict[str, np.ndarray] = {}
     with computing_in(dtype), jax.default_matmul_precision("highest"):
-        arrays = [None if x is None else jnp.asarray(x, dtype) for x in (task.X_all, task.y, task.y_test)]
-        shared = (*arrays, _scales(problem, width), problem.training.eta0, problem.parameterization.centered, slots)
+        arguments = jax.tree.map(jnp.asarray, (_settings(problem, width), _data(problem), _sequence(problem, steps)))
         key = jax.random.key(seed, impl="threefry2x32")
         starts = range(0, num_seeds, chunk)
         for start in tqdm(starts, f"width {width}", unit="chunk", disable=None if progress else True, leave=False):
             numbers = np.arange(start, start + chunk, dtype=np.uint32)  # those beyond num_seeds fill the chunk, unrecorded
-            seen = _run_chunk(key, numbers, shared, act=problem.architecture.activation, width=width, num_kept=len(steps))
-            for name, x in seen.items():
+            for name, x in _run_chunk(key, numbers, *arguments, program=program).items():
                 if x is None:
                     continue
                 if name not in record:
@@ -110,9 +182,9 @@ def train(
                 record[name][start : start + chunk] = np.asarray(x)[: num_seeds - start]
     seconds = time.perf_counter() - start_time
 
-    samples = Trajectory(
-        steps=np.arange(T + 1), kernel_steps=steps, **{name: record.get(name) for name in Trajectory.OBSERVABLES}
-    )
+    if problem.task.y.ndim == 1:
+        record["f"] = record["f"][..., 0]
+    samples = Trajectory.of(np.arange(problem.training.num_steps + 1), steps, record)
     with np.errstate(over="ignore", invalid="ignore"):  # of networks that diverged
         estimate = Estimate.of(samples)
         status = _status(problem, samples, estimate.mean)
@@ -120,7 +192,7 @@ def train(
         "width": width,
         "parameters": _num_parameters(problem, width),
         "seconds": seconds,
-        "seconds_per_step": seconds / (T + 1),
+        "seconds_per_step": seconds / len(samples.steps),
         "chunks": len(starts),
         "seeds_per_chunk": chunk,
     }
@@ -128,62 +200,151 @@ def train(
     return Result(problem, estimate, status, stats, provenance(problem, method, seed)).or_raise(throw)
 
 
-@partial(jax.jit, static_argnames=("act", "width", "num_kept"))
+@partial(jax.jit, static_argnames="program")
 def _run_chunk(
-    key: Key[Array, ""], numbers: UInt[Array, "S"], shared: tuple, *, act: Activation, width: int, num_kept: int
+    key: Key[Array, ""], numbers: UInt[Array, "S"], settings: Settings, data: Data, sequence: Now, *, program: Program
 ) -> measure.Observables:
     """`_run` for the networks with these numbers; the one place where networks become a batch."""
-    run = partial(_run, act=act, width=width, num_kept=num_kept)
-    return jax.vmap(lambda number: run(jax.random.fold_in(key, number), *shared))(numbers)
+    return jax.vmap(lambda number: _run(jax.random.fold_in(key, number), settings, data, sequence, program))(numbers)
 
 
-def _run(
-    key: Key[Array, ""],
-    X: Float[Array, "M D"],
-    y: Float[Array, "P"],
-    y_test: Float[Array, "Q"] | None,
-    scales: mlp.Scales,
-    eta0: Float[Array, ""],
-    centered: Bool[Array, ""],
-    slots: Int[Array, "states"],
-    *,
-    act: Activation,
-    width: int,
-    num_kept: int,
-) -> measure.Observables:
+def _run(key: Key[Array, ""], settings: Settings, data: Data, sequence: Now, program: Program) -> measure.Observables:
     """Train one network and return what a Trajectory records of it.
 
     The scan runs over the states 0 ... T. Each is measured first and moved after, so that everything at index t belongs to
-    the parameters before update t; where state T would move to is not looked at. `slots` has for each state its place among
-    the states whose kernels are kept, or `num_kept` if it is not kept.
+    the parameters before update t; state T is measured, its learning rates are zero. If training is online the batch of each
+    state stands below the M watched points.
     """
-    P = len(y)
-    weights = mlp.init(key, scales, width=width, input_dim=X.shape[1], dtype=X.dtype)
-    kept = jnp.zeros((2, len(scales) - 1, num_kept, len(X), width), X.dtype)  # phi and g
+    act, loss, save, scales, (X, y, y_test) = program.act, program.loss, program.save, settings.scales, data
+    online = sequence.X is not None
+    M, P, C = len(X), 0 if online else len(y), (sequence.y[0] if online else y).shape[1]  # P of the M points are train points
+    draw = partial(mlp.init, scales=scales, width=program.width, input_dim=X.shape[1], num_outputs=C, dtype=X.dtype)
+    start = draw(key)
+    forward = partial(mlp.forward, scales=scales, act=act)
 
-    def step(carry: tuple, now: tuple) -> tuple[tuple, measure.Observables]:
-        (weights, f0, kept), (t, slot) = carry, now
-        h, phi, f = mlp.forward(weights, scales, act, X)
-        g = mlp.backward(weights, scales, act, h)
-        f0 = jnp.where(centered & (t == 0), f, f0)
+    def descent(weights: mlp.Weights, h: list, phi: list, f: Array, target: Array) -> mlp.Weights:
+        return mlp.descent(weights, scales, act, h, phi, loss.minus_gradient(f, target) / len(target))
+
+    def look(state: measure.State, h0: list | None) -> dict[str, Array]:
+        targets, points = (y_test, M) if online else (y, P)
+        return measure.at_state(save, state, scales, act, loss, settings.rates, targets, points, h0)
+
+    def step(carry: tuple, now: Now) -> tuple[tuple, measure.Observables]:
+        weights, velocity, first, kept = carry
+        h, phi, f = forward(weights, X=jnp.concatenate([X, now.X]) if online else X)
+        state = measure.State(weights, [x[:M] for x in h], [x[:M] for x in phi], f[:M])
+        f0, h0 = first = jax.tree.map(partial(jnp.where, now.t == 0), (state.f, state.h if first[1] else None), first)
+        if online:
+            of_batch = jax.lax.cond(settings.centered, lambda: forward(start, X=now.X)[2], lambda: jnp.zeros_like(f[M:]))
+            f0 = jnp.concatenate([f0, of_batch])
+        f0 = jnp.where(settings.centered, f0, 0)
         f = f - f0
-        if num_kept:
-            fields = jnp.stack([jnp.stack(phi[1:]), jnp.stack(g)])
-            keep = partial(jax.lax.dynamic_update_index_in_dim, kept, fields, slot, axis=2)
-            kept = jax.lax.cond(slot < num_kept, keep, lambda: kept)
-        Delta = GradientDescent.Delta(f[:P], y)
-        weights = mlp.update(weights, scales, eta0, [x[:P] for x in phi], [x[:P] for x in g], Delta)
-        return (weights, f0, kept), measure.outputs(f, y, y_test)
+        seen = measure.outputs(loss, f[:M], (f[M:], now.y) if online else (f[:P], y), (f[P:M], y_test))
+        if kept:
 
-    start = (weights, jnp.zeros(len(X), X.dtype), kept)
-    (_, _, (phi, g)), seen = jax.lax.scan(step, start, (jnp.arange(len(slots)), slots))
-    return seen | ({"Phi": measure.kernel(phi), "G": measure.kernel(g)} if num_kept else {})
+            def keep() -> dict[str, Array]:
+                put = partial(jax.lax.dynamic_update_index_in_dim, index=now.slot, axis=0)
+                return jax.tree.map(put, kept, look(state._replace(f=f[:M]), h0))
+
+            kept = jax.lax.cond(now.slot < program.num_kept, keep, lambda: kept)
+
+        target = y if now.target is None else now.target
+        if program.flow:
+
+            def force(weights: mlp.Weights) -> mlp.Weights:
+                h, phi, f = forward(weights, X=X[:P])
+                return descent(weights, h, phi, f - f0[:P], target)
+
+            weights = mlp.flow(weights, scales, force, now.eta, settings.weight_decay)
+        else:
+            batch = slice(M, None) if online else slice(P) if now.batch is None else now.batch
+            G = descent(weights, [x[batch] for x in h], [x[batch] for x in phi], f[batch], target)
+            rule = settings.momentum, program.nesterov, settings.weight_decay
+            weights, velocity = mlp.move(weights, velocity, G, now.eta, *rule)
+        if program.hot:
+            noise = draw(jax.random.fold_in(jax.random.fold_in(key, HEAT), now.t))
+            weights = mlp.heat(weights, noise, now.eta, settings.temperature)
+        return (weights, velocity, first, kept), seen
+
+    def room(shapes: Any, *leading: int) -> Any:
+        return jax.tree.map(lambda x: jnp.zeros((*leading, *x.shape), x.dtype), shapes)
+
+    h, phi, f = jax.eval_shape(partial(forward, X=X), start)
+    first = (f, h if "update_size" in save else None)
+    kept: Any = jax.eval_shape(look, measure.State(start, h, phi, f), first[1]) if program.num_kept else {}
+    velocity = room(start) if program.momentum else None
+    (*_, kept), seen = jax.lax.scan(step, (start, velocity, room(first), room(kept, program.num_kept)), sequence)
+    if kept:
+        kept |= {"Phi": measure.kernel(kept.pop("phi")), "G": measure.kernel(kept.pop("g"))}
+    return seen | kept
 
 
-def _scales(problem: Problem, width: int) -> list[LayerScale]:
-    """(a_l, b_l, c_l) of W^0 ... W^{L-1}, w."""
-    roles: list[Role] = ["input", *["hidden"] * (problem.architecture.depth - 1), "output"]  # type: ignore[list-item]
-    return [problem.parameterization.scale(role, width=width, input_dim=problem.task.input_dim) for role in roles]
+def _program(problem: Problem, width: int, num_kept: int, save: tuple[str, ...]) -> Program:
+    training = problem.training
+    return Program(
+        problem.architecture.activation,
+        training.loss,
+        width,
+        num_kept,
+        save,
+        momentum=training.momentum > 0,
+        nesterov=training.nesterov,
+        hot=training.temperature > 0,
+        flow=training.flow,
+    )
+
+
+def _settings(problem: Problem, width: int) -> Settings:
+    training, form = problem.training, problem.parameterization
+    rates = training.rates(problem.architecture.depth)
+    return Settings(
+        _scales(problem, width), rates, form.centered, training.momentum, training.weight_decay, training.temperature
+    )
+
+
+def _data(problem: Problem) -> Data:
+    """Targets (n, C) also of one output."""
+    task = problem.task
+    y, y_test = (None if y is None else y.reshape(len(y), task.num_outputs) for y in (task.y, task.y_test))
+    return Data(problem.X_watched, None if problem.training.online else y, y_test)
+
+
+def _sequence(problem: Problem, steps: Int[np.ndarray, "kept"]) -> Now:
+    """The states 0 ... T."""
+    task, training = problem.task, problem.training
+    T, P, C = training.num_steps, task.num_train, task.num_outputs
+    slots = np.full(T + 1, len(steps), np.int32)
+    slots[steps] = np.arange(len(steps))
+    eta = np.pad(training.eta(problem.architecture.depth), ((0, 1), (0, 0)))
+    now = Now(np.arange(T + 1), slots, eta)
+    if training.full_batch and not training.label_noise:
+        return now
+    batch, noise = training.batches_of(P, C)
+    y = task.y.reshape(P, C)[batch]
+    now = now._replace(target=y if noise is None else y + noise)
+    if training.online:
+        return now._replace(X=task.X[batch], y=y)
+    return now if training.full_batch else now._replace(batch=batch)
+
+
+def _scales(problem: Problem, width: int) -> tuple[mlp.Layer, ...]:
+    """(a_l, b_l, c_l) of W^0 ... W^{L-1}, w, and of their biases where there are any, whose a_l contains `MLP.bias`."""
+    net, form = problem.architecture, problem.parameterization
+    at = partial(form.scale, width=width, input_dim=problem.task.input_dim)
+
+    def layer(role: Role, of_bias: Role) -> mlp.Layer:
+        a, b, c = at(of_bias)
+        return mlp.Layer(at(role), LayerScale(net.bias * a, b, c) if net.bias else None)
+
+    hidden = [layer("hidden", "bias")] * (net.depth - 1)
+    return (layer("input", "bias"), *hidden, layer("output", "output_bias"))
+
+
+def _check_save(problem: Problem, save: Iterable[str], num_kept: int) -> tuple[str, ...]:
+    names = measure.wanted(save, num_kept)
+    if "sharpness" in names and problem.training.online and problem.task.y_test is None:
+        raise ValueError("the sharpness of online training is taken at the test points: give the task y_test.")
+    return names
 
 
 def _check_rounding(problem: Problem, width: int, dtype: str) -> None:
@@ -191,7 +352,8 @@ def _check_rounding(problem: Problem, width: int, dtype: str) -> None:
     form = problem.parameterization
     gamma0 = form.feature_learning_strength(width)
     error = 25 * float(np.finfo(dtype).eps) / gamma0
-    scale = float(np.sqrt(np.mean(problem.task.y**2))) + (0.0 if form.centered else 1 / (gamma0 * width**0.5))
+    targets = problem.task.y.reshape(-1, problem.task.num_outputs)
+    scale = float(np.sqrt(np.mean(np.max(targets**2, axis=1)))) + (0.0 if form.centered else 1 / (gamma0 * width**0.5))
     if error > 0.05 * (scale or 1.0):
         cure = 'Pass dtype="float64".' if dtype == "float32" else "Raise gamma0: the lazy limit is reached long before."
         raise ValueError(
@@ -201,20 +363,36 @@ def _check_rounding(problem: Problem, width: int, dtype: str) -> None:
 
 
 def _num_parameters(problem: Problem, width: int) -> int:
-    return width * (problem.task.input_dim + (problem.architecture.depth - 1) * width + 1)
+    net, task = problem.architecture, problem.task
+    biases = net.depth * width + task.num_outputs if net.bias else 0
+    return width * (task.input_dim + (net.depth - 1) * width + task.num_outputs) + biases
 
 
-def _seeds_per_chunk(problem: Problem, width: int, num_seeds: int, K: int, itemsize: int, memory: float | None) -> int:
+def _seeds_per_chunk(
+    problem: Problem, width: int, num_seeds: int, K: int, save: tuple[str, ...], itemsize: int, memory: float | None
+) -> int:
     """How many networks train at a time; MemoryError if one, with the record of all, does not fit.
 
     It depends on the shapes alone, unless `memory` is so tight that only less than CHUNK_BYTES are left.
     """
-    L, M, T = problem.architecture.depth, problem.task.num_points, problem.training.num_steps
-    outputs, kernel = (T + 1) * (M + 2), L * (K * M) ** 2
-    recorded = outputs + 2 * kernel
-    working = 4 * _num_parameters(problem, width) + (4 + 2 * K) * L * M * width + M * problem.task.input_dim
+    training, task, L = problem.training, problem.task, problem.architecture.depth
+    M, P, C, D, states = problem.num_watched, task.num_train, task.num_outputs, task.input_dim, training.num_steps + 1
+    B = 0 if training.full_batch else training.batches_of(P, C).index.shape[1]
+    judged = M if training.online else P  # points of eigenvalues and sharpness
+    sizes = {"NTK": K * M**2, "eigenvalues": K * judged, "sharpness": K, "update_size": K * L}
+    sizes |= dict.fromkeys(("h", "z"), K * L * M * width)
+    outputs, kernel, more = states * (M * C + 2), L * (K * M) ** 2, [sizes[name] for name in save]
+    recorded = outputs + 2 * kernel + sum(more)
+
+    copies = 4 + (training.momentum > 0) + (training.temperature > 0) + 12 * training.flow  # of the parameters; 7 slopes, ...
+    fields = (4 + (1 + C) * K) * M + 2 * C * M * (K > 0) + 4 * B + ("update_size" in save) * M  # of N neurons in each layer
+    matrices = 4 * (judged * C) ** 2 * ("sharpness" in save) + 3 * M**2 * bool(save)
+    working = copies * _num_parameters(problem, width) + fields * L * width + (M + B) * D + matrices
+    stream = states * B * (D + 2 * C) if training.online else states * (B + C * (B or P * (training.label_noise > 0)))
+
     per_seed = itemsize * (working + recorded)
-    record = num_seeds * (itemsize * recorded + 8 * max(outputs, kernel))  # the standard error needs one float64 copy
+    record = num_seeds * (itemsize * recorded + 8 * max(outputs, kernel, *more))  # standard errors need one float64 copy
+    record += (8 + itemsize) * stream
     what = f"training networks of width {width} and recording {num_seeds} of them with kernels at {K} steps"
     cure = "Lower num_seeds or width, or keep fewer kernels: save_kernels=[0]."
     require(record + per_seed, what, cure)
@@ -235,6 +413,6 @@ def _status(problem: Problem, samples: Trajectory, mean: Trajectory) -> Status:
     status = Status.of(problem, replace(mean, f=all_f, loss=samples.loss.max(0)), f"trained {n} networks")
     if status.ok:
         return status
-    alone = replace(samples, Phi=None, G=None)
+    alone = samples.without("Phi", "G", *samples.more)
     bad = sum(not Status.of(problem, alone.map(itemgetter(i)), "").ok for i in range(n))
     return replace(status, message=status.message.replace("training", f"training of {bad} of {n} networks", 1))
