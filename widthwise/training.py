@@ -24,7 +24,7 @@ class Batches(NamedTuple):
         noise: (T+1, B, C) what is added to their targets, or None.
     """
 
-    index: Int[np.ndarray, "states batch"]
+    index: Int[np.ndarray, "states batch"]  # type: ignore[assignment]  # tuple has a method of that name
     noise: Float[np.ndarray, "states batch outputs"] | None
 
 
@@ -172,12 +172,13 @@ class GradientDescent:
 
     def check_data(self, P: int) -> None:
         """ValueError if P train points are too few for the batches."""
-        if self.batch_size is not None and self.batch_size > P:
-            raise ValueError(f"batch_size must be at most the number of train points, P = {P}; got {self.batch_size}.")
-        if self.online and (need := (self.num_steps + 1) * self.batch_size) > P:
+        B = self.batch_size or P
+        if B > P:
+            raise ValueError(f"batch_size must be at most the number of train points, P = {P}; got {B}.")
+        if self.online and (need := (self.num_steps + 1) * B) > P:
             raise ValueError(
-                f"the stream ends early: {self.num_steps} steps of {self.batch_size} points and a last batch to measure need "
-                f"{need} train points, the task has {P}. Make it longer, or take num_steps={max(P // self.batch_size - 1, 0)}."
+                f"the stream ends early: {self.num_steps} steps of {B} points and a last batch to measure need "
+                f"{need} train points, the task has {P}. Make it longer, or take num_steps={max(P // B - 1, 0)}."
             )
         if self.batches is not None and (largest := max(map(max, self.batches))) >= P:
             raise ValueError(f"batches has the index {largest}; train points are 0 ... {P - 1}.")
@@ -225,6 +226,10 @@ class GradientDescent:
             return self.loss_of(f[..., None], y[:, None])
         return _like(f, self.loss.of, f, y).mean(-1)
 
+    def hessian_of(self, f: Any, y: Any) -> Any:
+        """d^2 l / d f d f' of every sample's loss: f, y (..., n, C) -> (..., n, C, C); numpy in, numpy out."""
+        return _like(f, self.loss.hessian, f, y)
+
 
 def _like(f: Any, function: Any, *args: Any) -> Any:
     """function(*args), in float64 and back in numpy if f is."""
@@ -236,7 +241,8 @@ def _like(f: Any, function: Any, *args: Any) -> Any:
 
 def move(theta: Any, velocity: Any, G: Any, eta: Any, momentum: float, nesterov: bool, weight_decay: Any) -> tuple[Any, Any]:
     """One update of a parameter (see `GradientDescent`), or of anything linear in the parameters; None is no velocity."""
-    G = G - weight_decay * theta
+    if not (isinstance(weight_decay, float) and weight_decay == 0):
+        G = G - weight_decay * theta
     velocity = G if velocity is None else momentum * velocity + G
     return theta + eta * (G + momentum * velocity if nesterov else velocity), velocity
 

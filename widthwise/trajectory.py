@@ -95,7 +95,7 @@ class Trajectory:
         return np.moveaxis(np.diagonal(getattr(self, kernel), axis1=-4, axis2=-2), -1, -3)
 
     def tangent_kernel(
-        self, Phi0: Float[np.ndarray, "points points"], rates: Sequence[float] | None = None, bias: float = 0.0
+        self, Phi0: Float[np.ndarray, "points points"], rates: Sequence[float] | np.ndarray | None = None, bias: float = 0.0
     ) -> Float[np.ndarray, "*runs kept points points"]:
         """(..., K, M, M) neural tangent kernel at equal times, the mean over outputs.
 
