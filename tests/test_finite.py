@@ -29,7 +29,7 @@ def a_problem(depth=2, activation="tanh", task=DIGITS, eta0=0.2, num_steps=6, **
 
 def scales_of(problem: Problem, width: int):
     roles = ["input", *["hidden"] * (problem.architecture.depth - 1), "output"]
-    return [problem.parameterization.scale(r, width=width, input_dim=problem.task.input_dim) for r in roles]
+    return [mlp.Layer(problem.parameterization.scale(r, width=width, input_dim=problem.task.input_dim)) for r in roles]
 
 
 def same(a, b, rtol: float) -> bool:
@@ -69,8 +69,10 @@ def test_record_is_that_of_a_plain_loop():
     states = range(7)
     result = finite.train(problem, width=N, num_seeds=2, seed=SEED, save_kernels=states, dtype="float64")
     key = jax.random.fold_in(jax.random.key(SEED, impl="threefry2x32"), 1)
-    init = jax.jit(partial(mlp.init, scales=scales_of(problem, N), width=N, input_dim=64, dtype=jnp.dtype("float32")))
-    W = [np.asarray(w, np.float64) for w in init(key)]  # unit normal in the mean-field form
+    scales, dtype = scales_of(problem, N), jnp.dtype("float32")
+    init = jax.jit(partial(mlp.init, scales=scales, width=N, input_dim=64, num_outputs=1, dtype=dtype))
+    W = [np.asarray(layer.W, np.float64) for layer in init(key)]  # unit normal in the mean-field form
+    W[-1] = W[-1][0]
     f, phi, g = plain_loop(problem, W, gamma0, N)
     expected = {
         "f": f,
@@ -109,24 +111,26 @@ def test_parameterizations_are_one_network(depth):
 def test_update_is_the_gradient():
     N, P = 6, 3
     act = MLP(3, "gelu").activation
-    y = jnp.array([1.0, -2.0, 0.5])
+    y = jnp.array([[1.0], [-2.0], [0.5]])
 
     @jax.jit
     def moves(weights, scales, X, eta0):
         """The moves that finite.mlp makes, and -eta0 c_l d loss / d W^l."""
+        rule = 0.0, False, 0.0  # no momentum, no weight decay
 
         def loss(weights):
             return jnp.mean((y - mlp.forward(weights, scales, act, X)[2]) ** 2) / 2
 
         h, phi, f = mlp.forward(weights, scales, act, X)
-        new = mlp.update(weights, scales, eta0, phi, mlp.backward(weights, scales, act, h), (y - f) / P)
-        expected = [-eta0 * scale.learning_rate * x for scale, x in zip(scales, jax.grad(loss)(weights), strict=True)]
-        return [after - before for before, after in zip(weights, new, strict=True)], expected
+        G = mlp.descent(weights, scales, act, h, phi, (y - f) / P)
+        new, _ = mlp.move(weights, None, G, jnp.full(4, eta0), *rule)
+        expected = [-eta0 * scale.W.learning_rate * x.W for scale, x in zip(scales, jax.grad(loss)(weights), strict=True)]
+        return [after.W - before.W for before, after in zip(weights, new, strict=True)], expected
 
     # W^l moves by a sum over samples of g phi^T; the P < N rows phi are independent, so equal moves mean equal g^l
     with jax.enable_x64(True):
         X = jax.random.normal(jax.random.key(SEED), (P, 5))
-        init = jax.jit(partial(mlp.init, width=N, input_dim=5, dtype=jnp.dtype("float64")))
+        init = jax.jit(partial(mlp.init, width=N, input_dim=5, num_outputs=1, dtype=jnp.dtype("float64")))
         for kind in ("mean_field", "mup", "ntk", "standard"):
             problem = a_problem(3, kind=kind, gamma0=1.0 if kind == "standard" else 1.7)
             scales = scales_of(problem, N)
