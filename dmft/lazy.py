@@ -1,11 +1,13 @@
 """The lazy limit gamma0 -> 0: features stand still, and training is kernel gradient descent with the initial tangent kernel.
 
-At gamma0 = 0 the single-site process (docs/march.md) has no memory: h^l = u^l, z^l = r^l, and kernels are constant,
+At gamma0 = 0 the single-site process (docs/march.md) has no memory: h^l = u^l, z^l = r^l, and kernels are constant. With
+Phi^0 = X X^T / D, G^{L+1} = 1, s^2 = bias^2 and u ~ N(0, Phi^{l-1} + s^2),
 
-    Phi^l = <phi(u) phi(u)>,   G^l = G^{l+1} <phi'(u) phi'(u)>,   u ~ N(0, Phi^{l-1}),   Phi^0 = X X^T / D,   G^{L+1} = 1
-    K     = sum_{l=0..L} G^{l+1} Phi^l                                    (the neural tangent kernel, 1806.07572)
-    f(t+1) = f(t) + eta0 K Delta(t),   f(0) = 0                           (train and test points alike)
+    Phi^l  = <phi(u) phi(u)>,   G^l = G^{l+1} <phi'(u) phi'(u)>
+    K      = sum_{l=0..L} rate_l G^{l+1} (Phi^l + s^2)                    (the neural tangent kernel, 1806.07572)
+    v      <- momentum v + K Delta,   f <- f + eta v,   f(0) = 0          (the same K for every output, all points alike)
 
+f is linear in the weights here, so whatever gradient descent does to weights it does to f (`widthwise.training.move`).
 The two Gaussian averages come from neural-tangents where it has them in closed form (linear, relu, erf, gelu), and from a
 quadrature in polar coordinates for every other activation.
 """
@@ -26,9 +28,18 @@ from dmft import neural_tangents as nt
 from dmft.method import Solution, trajectory_of
 from widthwise import Activation, Estimate, Problem, Status, check, memory
 from widthwise.activation import NAMED
+from widthwise.curvature import eigenvalues, sharpness
 from widthwise.precision import float64
+from widthwise.training import move
 
-Kernel = Float[np.ndarray, "points points"]
+Kernel = Float[np.ndarray, "rows columns"]
+Kernels = Float[np.ndarray, "layers rows columns"]
+Variances = Float[np.ndarray, "points"]
+
+SAVES = ("NTK", "eigenvalues", "sharpness")
+
+BLOCK = 2**23
+"""Entries of K held in memory at a time, if training is online."""
 
 BATCH = 2**18
 """Quadrature points held in memory at a time."""
@@ -48,6 +59,9 @@ class Lazy:
     """The limit gamma0 -> 0, whatever gamma0 the problem has; also the limit of `kind="ntk"`. Exact, no sampling.
 
         f(t+1) = f(t) + eta0 K Delta(t),   K = sum_{l=0..L} G^{l+1} Phi^l       (1806.07572; discrete time)
+
+    It takes every way of training except weight decay and temperature. Online, K is computed between all points, N^2 averages
+    for a stream of N, a block at a time.
 
     Args:
         max_nodes: most quadrature nodes per direction, for activations without a closed form. Smooth activations and those
@@ -69,96 +83,225 @@ class Lazy:
     def __post_init__(self) -> None:
         check.count("max_nodes", self.max_nodes, least=64)
 
-    def run(self, problem: Problem, *, seed: int, kernel_steps: Int[np.ndarray, "kept"], progress: bool) -> Solution:
-        """Solve `problem`; see `dmft.solve`. Nothing is drawn, so `seed` changes nothing.
-
-        Raises:
-            ValueError: kind="ntk" without centering, whose output at initialisation stays random in the limit.
-            MemoryError: the kernels would not fit.
-        """
-        start = time.perf_counter()
-        if problem.parameterization.kind == "ntk" and not problem.parameterization.centered:
-            raise ValueError(
+    @staticmethod
+    def obstacle(problem: Problem) -> str | None:
+        """Why this method does not apply to the problem, in one sentence; None if it does."""
+        form, training = problem.parameterization, problem.training
+        for name in ("weight_decay", "temperature"):
+            if getattr(training, name):
+                return (
+                    f"Lazy solves training without {name}, got {getattr(training, name):g}: it moves weights away from their "
+                    "start however small gamma0 is, and the kernel with them. Leave it out, or use March() at a small gamma0."
+                )
+        if form.kind == "ntk" and not form.centered:
+            return (
                 "kind='ntk' with centered=False starts from a random output f(0) of order one even at infinite width; "
                 "Lazy solves f(0) = 0. Use Parameterization(kind='ntk', centered=True)."
             )
-        act, L, task, training = problem.architecture.activation, problem.architecture.depth, problem.task, problem.training
-        M, P, T, kept = task.num_points, task.num_train, training.num_steps, len(kernel_steps)
+        return None
+
+    def run(
+        self,
+        problem: Problem,
+        *,
+        seed: int,
+        kernel_steps: Int[np.ndarray, "kept"],
+        progress: bool,
+        save: tuple[str, ...] = (),
+    ) -> Solution:
+        """Solve `problem`; see `dmft.solve`. Nothing is drawn, so `seed` changes nothing.
+
+        Raises:
+            ValueError: weight decay or temperature; kind="ntk" without centering; a name in `save` that is not there.
+            MemoryError: the kernels would not fit.
+        """
+        start = time.perf_counter()
+        if why := self.obstacle(problem):
+            raise ValueError(why)
+        for name in save:
+            check.choice("save", name, SAVES)
+        L, training, kept = problem.architecture.depth, problem.training, len(kernel_steps)
+        M, T, C = problem.num_watched, training.num_steps, problem.task.num_outputs
+        stream = problem.task.num_train if training.online else 0
         memory.require(
-            8.0 * (4 * L * (kept * M) ** 2 + 2 * T * M + 16 * BATCH),
+            8.0
+            * (4 * L * (kept * M) ** 2 + 4 * T * M * C + 16 * BATCH + 2 * L * BLOCK + 8 * stream * (training.batch_size or 0))
+            + (8.0 * kept * (M * C) ** 2 * 4 if "sharpness" in save else 0.0),
             f"dmft.Lazy with {M} points and kernels at {kept} steps",
             "Keep kernels at fewer steps, or use fewer points.",
         )
-        Phi, G, unresolved = kernels(act, L, task.Phi0, self.max_nodes)
-        K = task.Phi0 * G[0] + (Phi[:-1] * G[1:]).sum(0) + Phi[-1]
+        kernel = TangentKernel(problem, self.max_nodes)
+        Phi, G, K = kernel.between(slice(M), slice(M))
         with np.errstate(over="ignore", invalid="ignore"):  # diverging training is reported by the status
-            f = np.zeros((T + 1, M))
-            for t in range(T):
-                f[t + 1] = f[t] + training.eta0 * K[:, :P] @ training.Delta(f[t, :P], task.y)
-            trajectory = trajectory_of(problem, f[..., None], kernel_steps, _constant(Phi, kept), _constant(G, kept))
+            f, batch_loss = _flow(problem, K) if training.flow else _descend(problem, K, kernel)
+            more = {
+                "NTK": lambda: np.array(np.broadcast_to(K, (kept, M, M))),
+                "eigenvalues": lambda: eigenvalues(problem, np.broadcast_to(K, (kept, M, M))),
+                "sharpness": lambda: sharpness(
+                    problem, np.broadcast_to(K[:, None, :, None] * np.eye(C)[:, None], (kept, M, C, M, C)), f[kernel_steps]
+                ),
+            }
+            trajectory = trajectory_of(
+                problem,
+                f,
+                kernel_steps,
+                _constant(Phi, kept),
+                _constant(G, kept),
+                batch_loss,
+                {name: more[name]() for name in SAVES if name in save},
+            )
             status = Status.of(problem, trajectory, f"solved, {T} steps")
-        if not unresolved <= RESOLVED:
+        if not kernel.unresolved <= RESOLVED:
             status = Status(
                 False,
-                f"Gaussian averages of {act.name!r} are resolved to {unresolved:.1g} only, which happens with a kink or a jump "
-                f"away from zero: raise Lazy(max_nodes={self.max_nodes}), or use March at a small gamma0.",
+                f"Gaussian averages of {problem.architecture.activation.name!r} are resolved to {kernel.unresolved:.1g} only, "
+                f"which happens with a kink or a jump away from zero: raise Lazy(max_nodes={self.max_nodes}), or use March at "
+                "a small gamma0.",
             )
         return Solution(Estimate.exact(trajectory), status, {"seconds": time.perf_counter() - start})
 
 
-def kernels(
-    act: Activation, L: int, Phi0: Kernel, max_nodes: int
-) -> tuple[Float[np.ndarray, "layers points points"], Float[np.ndarray, "layers points points"], float]:
-    """Phi^l and G^l of layers 1 ... L (at index l - 1) at gamma0 = 0, and the relative error of the averages behind them."""
-    Phi, slope, worst = [Phi0], [], 0.0
-    with float64():
-        for _ in range(L):
-            phi_phi, d_d, error = averages(act, Phi[-1], max_nodes)
-            Phi.append(phi_phi)
-            slope.append(d_d)
-            worst = max(worst, error)
-    G = np.cumprod(slope[::-1], axis=0)[::-1]  # G^l = G^{l+1} <phi' phi'>
-    return np.array(Phi[1:]), G, worst
+class TangentKernel:
+    """Phi^l, G^l and K between points: the watched ones, and after them the stream of batches if training is online.
+
+    Attributes:
+        unresolved: the largest relative error so far of an average.
+    """
+
+    def __init__(self, problem: Problem, max_nodes: int):
+        task, self.bias = problem.task, problem.architecture.bias
+        self.X = np.concatenate([problem.X_watched, task.X]) if problem.training.online else problem.X_watched
+        self.X = self.X / np.sqrt(task.input_dim)
+        self.act, self.depth, self.max_nodes = problem.architecture.activation, problem.architecture.depth, max_nodes
+        self.rates = problem.training.rates(self.depth)
+        self.unresolved = 0.0
+
+    def between(self, rows: slice, columns: slice) -> tuple[Kernels, Kernels, Kernel]:
+        """Phi^l and G^l of layers 1 ... L (at index l - 1) and K between two ranges of points, (m, n) each."""
+        x, y = self.X[rows], self.X[columns]
+        Phi0 = Phi = x @ y.T
+        a, b = (x**2).sum(1), (y**2).sum(1)
+        features, slopes = [], []
+        with float64():
+            for _ in range(self.depth):
+                shift = self.bias**2
+                Phi, d_d, a, b, error = averages(self.act, Phi + shift, a + shift, b + shift, self.max_nodes)
+                features.append(Phi)
+                slopes.append(d_d)
+                self.unresolved = max(self.unresolved, error)
+        G = np.cumprod(slopes[::-1], axis=0)[::-1]  # G^l = G^{l+1} <phi' phi'>
+        above = [*G, np.ones_like(Phi)]
+        K = sum(r * g * (p + self.bias**2) for r, g, p in zip(self.rates, above, [Phi0, *features], strict=True))
+        return np.array(features), G, K
 
 
-def averages(act: Activation, Phi: Kernel, max_nodes: int) -> tuple[Kernel, Kernel, float]:
-    """<phi(u) phi(u)> and <phi'(u) phi'(u)> under u ~ N(0, Phi), each (M, M), and their relative error.
+def _descend(
+    problem: Problem, K: Kernel, kernel: TangentKernel
+) -> tuple[Float[np.ndarray, "states points outputs"], Float[np.ndarray, "states"] | None]:
+    """Gradient descent in function space: f at the watched points, and the loss of the batches if training is online."""
+    task, training, (M, N) = problem.task, problem.training, (len(K), len(kernel.X))
+    index, noise = training.batches_of(task.num_train, task.num_outputs)
+    y, etas = task.y.reshape(task.num_train, -1), training.step_sizes
+    f = np.zeros((training.num_steps + 1, M, task.num_outputs))
+    losses = np.zeros(len(f))
+    now, velocity = np.zeros((N, task.num_outputs)), None
+    first, columns = 0, K  # K between all points and those from `first` on
+    for t, batch in enumerate(index):
+        f[t] = now[:M]
+        rows = M + batch if training.online else batch
+        losses[t] = training.loss_of(now[rows], y[batch])
+        if t == training.num_steps:
+            break
+        if training.online and not first <= rows[0] < first + columns.shape[1] - len(batch) + 1:
+            first = rows[0]
+            several = max(BLOCK // (N * len(batch)), 1) * len(batch)
+            columns = kernel.between(slice(N), slice(first, first + several))[2]
+        Delta = training.Delta(now[rows], y[batch] + (0.0 if noise is None else noise[t]))
+        now, velocity = move(
+            now, velocity, columns[:, rows - first] @ Delta, etas[t], training.momentum, training.nesterov, 0.0
+        )
+    return f, losses if training.online else None
 
-    Singular Phi (equal samples, a zero input) is nothing special. A field of zero variance is zero, and phi' is then the
+
+def _flow(problem: Problem, K: Kernel) -> tuple[Float[np.ndarray, "states points outputs"], None]:
+    """Gradient flow df / dtau = K Delta: by the eigenvectors of K where it is linear (mse), else integrated to 1e-10.
+
+    f(tau) = K V [(1 - exp(-lambda tau / P)) / lambda] V^T y,   K = V lambda V^T between train points
+    """
+    task, training, (P, M, C) = problem.task, problem.training, (problem.task.num_train, len(K), problem.task.num_outputs)
+    y, tau = task.y.reshape(P, C), np.concatenate([[0.0], np.cumsum(training.step_sizes)])
+    if training.loss.name == "mse":
+        values, vectors = np.linalg.eigh(K[:P, :P])
+        x = np.maximum(values, 0.0) / P * tau[:, None]
+        integral = np.divide(-np.expm1(-x), x, out=np.ones_like(x), where=x > 0) * tau[:, None] / P
+        return K[:, :P] @ vectors @ (integral[:, :, None] * (vectors.T @ y)), None
+    from scipy.integrate import solve_ivp  # imported where used: it costs a third of a second
+
+    def speed(_: float, f: Float[np.ndarray, "entries"]) -> Float[np.ndarray, "entries"]:
+        return (K[:, :P] @ training.Delta(f.reshape(M, C)[:P], y)).ravel()
+
+    times, state = np.unique(tau, return_inverse=True)
+    f = np.zeros((len(times), M, C))
+    if len(times) > 1:
+        path = solve_ivp(speed, (0.0, times[-1]), np.zeros(M * C), method="DOP853", t_eval=times, rtol=1e-10, atol=1e-12)
+        f = np.full((len(times), M, C), np.nan)
+        f[: len(path.t)] = path.y.T.reshape(-1, M, C)
+    return f[state], None
+
+
+def averages(
+    act: Activation, Phi: Kernel, a: Variances, b: Variances, max_nodes: int
+) -> tuple[Kernel, Kernel, Variances, Variances, float]:
+    """<phi(u) phi(v)> and <phi'(u) phi'(v)> for u_m, v_n of variances a (m,), b (n,) and covariances Phi (m, n).
+
+    Returns:
+        both (m, n); the variances <phi(u)^2> (m,) and <phi(v)^2> (n,); their relative error.
+
+    Singular kernels (equal samples, a zero input) are nothing special. A field of zero variance is zero, and phi' is then the
     activation's own phi'(0), as in a network: 0 for relu.
     """
     if act == NAMED.get(act.name) and act.name in CLOSED_FORM:
-        M = len(Phi)
         dense, layer = nt.stax.Dense(1)[-1], getattr(nt.stax, CLOSED_FORM[act.name])()[-1]
-        frame = dense(jnp.ones((M, 1)), None)  # a Kernel to put ours in; with ntk = 1 the layer turns ntk into <phi' phi'>
-        out = layer(frame.replace(nngp=jnp.asarray(Phi), cov1=jnp.diagonal(Phi), ntk=jnp.ones((M, M))))
+        frame = dense(jnp.ones((len(a), 1)), jnp.ones((len(b), 1)))  # a Kernel to put ours in
+        out = layer(  # with ntk = 1 the layer turns ntk into <phi' phi'>
+            frame.replace(
+                nngp=jnp.asarray(Phi),
+                cov1=jnp.asarray(a),
+                cov2=jnp.asarray(b),
+                ntk=jnp.ones(Phi.shape),
+                x1_is_x2=jnp.array(False),
+            )
+        )
         phi_phi, d_d = np.array(out.nngp), np.array(out.ntk)
         if act.name == "relu":
-            moves = np.diagonal(Phi) > 0
-            d_d *= np.outer(moves, moves)
-        return phi_phi, d_d, 0.0
+            d_d *= np.outer(a > 0, b > 0)
+        return phi_phi, d_d, np.array(out.cov1), np.array(out.cov2), 0.0
     nodes, change = 32, np.inf
-    fine = quadrature(act, nodes, Phi)
+    fine = quadrature(act, nodes, Phi, a, b)
     while change > 1e-9 and 3 * nodes // 2 <= max_nodes:
         nodes, coarse = 3 * nodes // 2, fine
-        fine = quadrature(act, nodes, Phi)
+        fine = quadrature(act, nodes, Phi, a, b)
         size = np.maximum(np.abs(fine).max(axis=(1, 2), keepdims=True), np.finfo(float).tiny)
         change = float(np.max(np.abs(fine - coarse) / size))
-    return fine[0], fine[1], change
+    variances = (np.array(_pairs(act, nodes, x, x, x)[0]) for x in (a, b))
+    return fine[0], fine[1], *variances, change
 
 
-def quadrature(act: Activation, nodes: int, Phi: Kernel) -> Float[np.ndarray, "2 points points"]:
-    """<phi(u) phi(u)> and <phi'(u) phi'(u)> under u ~ N(0, Phi), pair by pair in polar coordinates:
+def quadrature(act: Activation, nodes: int, Phi: Kernel, a: Variances, b: Variances) -> Float[np.ndarray, "2 rows columns"]:
+    """<phi(u) phi(v)> and <phi'(u) phi'(v)> of Gaussian u_m, v_n (see `averages`), pair by pair in polar coordinates:
 
-        u_m = sqrt(Phi_mm) r cos(theta),   u_n = sqrt(Phi_nn) r cos(theta - alpha),   cos(alpha) = Phi_mn / sqrt(Phi_mm Phi_nn)
-        <F> = int dtheta / 2 pi  int dr r exp(-r^2 / 2)  F(u_m, u_n)
+        u_m = sqrt(a_m) r cos(theta),   v_n = sqrt(b_n) r cos(theta - alpha),   cos(alpha) = Phi_mn / sqrt(a_m b_n)
+        <F> = int dtheta / 2 pi  int dr r exp(-r^2 / 2)  F(u_m, v_n)
 
-    with Gauss-Legendre rules in r, and in theta between the angles where u_m or u_n changes sign. So a kink or a jump at zero
+    with Gauss-Legendre rules in r, and in theta between the angles where u_m or v_n changes sign. So a kink or a jump at zero
     sits on an end point of the rules and costs nothing, and steep activations are resolved where they are steep.
     """
-    m, n = np.triu_indices(len(Phi))
+    symmetric = np.array_equal(a, b) and np.array_equal(Phi, Phi.T)
+    m, n = np.triu_indices(len(Phi)) if symmetric else np.indices(Phi.shape).reshape(2, -1)
     out = np.empty((2, *Phi.shape))
-    out[:, m, n] = out[:, n, m] = _pairs(act, nodes, Phi[m, m], Phi[n, n], Phi[m, n])
+    out[:, m, n] = values = _pairs(act, nodes, a[m], b[n], Phi[m, n])
+    if symmetric:
+        out[:, n, m] = values
     return out
 
 
@@ -174,7 +317,7 @@ def _pairs(
     def pair(abc: tuple[Array, Array, Array]) -> Array:
         a, b, c = abc
         alpha = jnp.arctan2(jnp.sqrt(jnp.maximum(a * b - c * c, 0.0)), c)
-        half = jnp.array([jnp.pi - alpha, alpha]) / 2  # of the arcs with u_m > 0 and u_n > 0, and u_m < 0 and u_n > 0
+        half = jnp.array([jnp.pi - alpha, alpha]) / 2  # of the arcs with u_m > 0 and v_n > 0, and u_m < 0 and v_n > 0
         centre = jnp.array([alpha, jnp.pi + alpha]) / 2
         theta = (centre[:, None] + half[:, None] * x).ravel()
         weight = weight_r[:, None] * (half[:, None] * w).ravel() / (2 * jnp.pi)

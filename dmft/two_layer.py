@@ -96,6 +96,7 @@ class Now(NamedTuple):
 
     rows: Int[Array, "batch"]
     y: Float[Array, "batch outputs"]
+    target: Float[Array, "batch outputs"]
     eta: Float[Array, "layers"]
     slot: Int[Array, ""]
     step: Int[Array, ""]
@@ -306,7 +307,8 @@ def _flow(
     training, task, arch = problem.training, problem.task, problem.architecture
     T, rank = training.num_steps, watched.shape[1]
     index, noise = training.batches_of(task.num_train, task.num_outputs)
-    y = task.y.reshape(task.num_train, -1)[index] + (0.0 if noise is None else noise)
+    y = task.y.reshape(task.num_train, -1)[index]
+    target = y if noise is None else y + noise
     eta = np.concatenate([training.eta(1), np.zeros((1, 2))])  # state T stays where it is
     slots = np.full(T + 1, len(kernel_steps))
     slots[kernel_steps] = np.arange(len(kernel_steps))
@@ -324,7 +326,7 @@ def _flow(
         jnp.asarray(train),
     )
     start = Neurons(*map(jnp.asarray, (particles[..., :rank], particles[..., rank:], np.zeros((len(particles), y.shape[-1])))))
-    steps = Now(*map(jnp.asarray, (index, y, eta, slots, np.arange(T + 1))))
+    steps = Now(*map(jnp.asarray, (index, y, target, eta, slots, np.arange(T + 1))))
     keys = jax.random.split(jax.random.key(seed), len(particles))
     f, batch_loss, kept = _run(setting, len(kernel_steps), physics, jnp.asarray(weights), steps, start, keys)
     return Flow(start, np.asarray(f), np.asarray(batch_loss) if online else None, kept)
@@ -378,7 +380,7 @@ def step(
     def gradient(
         neurons: Neurons, h: Float[Array, "paths batch"], x: Float[Array, "batch rank"], f: Float[Array, "batch outputs"]
     ) -> Neurons:
-        Delta = setting.loss.minus_gradient(f, now.y) / len(f)
+        Delta = setting.loss.minus_gradient(f, now.target) / len(f)
         return Neurons(
             gamma0 * (act.d(h) * (neurons.Z @ Delta.T)) @ x,
             gamma0 * act.phi(h) @ Delta,
@@ -478,9 +480,8 @@ def observe(
         out["update_size"] = jnp.sqrt(jnp.einsum("s,tsm->t", weights, (h - h0) ** 2) / h.shape[-1])[:, None]
     if "h" in names:
         out["h"] = jnp.swapaxes(h, 1, 2)[:, None]
-    if "z" in names:  # the same at all points
-        z = jnp.broadcast_to(kept.Z[:, :, None, :], g.shape)
-        out["z"] = jnp.moveaxis(z[..., 0] if C == 1 else z, 1, 2)[:, None]
+    if "z" in names:  # of the first output; the same at all points
+        out["z"] = jnp.broadcast_to(kept.Z[:, None, None, :, 0], (len(h), 1, len(watched), h.shape[1]))
     if "sharpness" in names:
         out["sharpness"] = jnp.einsum("s,tsmc,tsnd->tmncd", weights, g, g)
     return out

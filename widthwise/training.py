@@ -206,9 +206,12 @@ class GradientDescent:
 
     def eta(self, depth: int) -> Float[np.ndarray, "updates layers"]:
         """(T, L + 1) learning rates of W^0 ... W^{L-1} and the readout at every update."""
-        schedule = np.ones(self.num_steps) if self.schedule is None else np.array(self.schedule)
-        rates = np.ones(depth + 1) if self.layer_rates is None else np.array(self.layer_rates)
-        return self.eta0 * schedule[:, None] * rates
+        return self.step_sizes[:, None] * self.rates(depth)
+
+    @property
+    def step_sizes(self) -> Float[np.ndarray, "updates"]:
+        """(T,) eta0 schedule[t]."""
+        return self.eta0 * (np.ones(self.num_steps) if self.schedule is None else np.array(self.schedule))
 
     def rates(self, depth: int) -> Float[np.ndarray, "layers"]:
         """(L + 1,) factors of eta0 of the layers."""

@@ -23,7 +23,8 @@ class Trajectory:
         steps: (T+1,) 0 ... T.
         f: (..., T+1, M) network outputs, in units of y; (..., T+1, M, C) where y has C outputs. (Online training is watched at
             the test points alone, M = Q.)
-        loss: (..., T+1) the loss, mean over train points; of the batch of each step, before its update, if training is online.
+        loss: (..., T+1) the loss, mean over train points; of the batch of each step, before its update and without label
+            noise, if training is online.
         test_loss: (..., T+1) the same over test points, or None without test targets.
         kernel_steps: (K,) the steps at which kernels are kept.
         Phi: (..., L, K, M, K, M) feature kernels Phi^l_mn(t, s) = <phi(h^l_m(t)) phi(h^l_n(s))>, l = 1 ... L at index
@@ -51,7 +52,7 @@ class Trajectory:
     in function space, K times the Hessian of the loss; full-batch gradient descent on a quadratic is stable below 2 / eta0.
     update_size (K, L): root mean square over neurons and points of h^l(t) - h^l(0). phi_r, g_u (L, K, M, K, M): the
     responses A and B as averages, <phi(h^l(t)) r^l(s)> = sum A G^{l+1} and <g^l(t) u^l(s)> = sum B Phi^{l-1} (theory only).
-    h, z (K, L, M, n): the fields of n neurons or paths, for histograms (samples alone: no mean).
+    h, z (K, L, M, n): the fields of n neurons or paths, z of the first output, for histograms (samples alone: no mean).
     """
     UNAVERAGED = ("h", "z")
 
