@@ -1,20 +1,7 @@
 """The causal march: the infinite-width limit of a deep nonlinear network, step by step in time.
 
-Every neuron of layer l is one path of the single-site process (docs/march.md; 2205.09653)
-
-    h^l_m(t) = u^l_m(t) + gamma0 sum_{s<t,n}  [A^{l-1}_mn(t,s) + eta0 Delta_n(s) Phi^{l-1}_mn(t,s)] g^l_n(s)
-    z^l_m(t) = r^l_m(t) + gamma0 sum_{s<=t,n} [B^l_mn(t,s)     + eta0 Delta_n(s) G^{l+1}_mn(t,s)]   phi(h^l_n(s))
-
-Kernels are numerically of low rank along training. Let b_k be the orthonormal functions (on the paths of layer l) that span
-the features phi(h^l), phi(h^l_m(t)) = sum_k row_mk(t) b_k, so that Phi^l(t,s) = row(t) row(s)^T. White noise eps_k then gives
-u^{l+1}(t) = row(t) eps, and every sum over the past collapses into a running vector per path:
-
-    u^l + gamma0 sum eta0 Delta Phi^{l-1} g^l = row_u . (eps_u + gamma0 V),    V = eta0 sum_{s<t,n} row_u(s,n) Delta_n(s) g_n(s)
-    gamma0 sum B^l phi(h^l)                   = <d g^{l+1} / d eps_u^{l+1}> . b = <g^{l+1} eps_u^{l+1}> . b
-
-The last step is Gaussian integration by parts. It needs no second derivative of phi, so ReLU's kink costs nothing, no
-Jacobians, and no term for the diagonal s = t; its sampling noise is tamed by the mirror images of `noise.white_noise`. It is
-also what conditioning a random matrix on its past products gives. Likewise for r, a_k (spanning g^l), U and A.
+`dmft.site` has the equations of one step. Here are the loop over time, the room for the factors that grow along it, the
+record, and the memory that it takes. No array grows with the number of steps but the record of f.
 """
 
 from __future__ import annotations
@@ -23,32 +10,36 @@ import math
 import time
 from dataclasses import dataclass
 from functools import partial
-from typing import NamedTuple
+from typing import Any, Literal, NamedTuple
 
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jaxtyping import Array, Float, Int
+from jaxtyping import Float, Int
+from threadpoolctl import threadpool_limits
 from tqdm import tqdm
 
-from dmft import factor
+from dmft import observe, site
 from dmft.factor import Basis
+from dmft.inputs import input_root
 from dmft.method import Solution, trajectory_of
 from dmft.noise import num_images, white_noise
-from widthwise import Activation, Estimate, GradientDescent, Problem, Status, Trajectory, check, memory
+from dmft.site import REPLICAS, Form, Physics, Seen, State, Velocity
+from widthwise import Estimate, Problem, Status, check, memory
 from widthwise.precision import float64
 
 LEAST_GAMMA0 = 1e-8
 """Below it rounding of the average shows in f = <z phi> / gamma0; the limit is lazy to 1e-16 there."""
 
-Layers = dict[int, Array]  # one array per layer, by its number ell = 1 ... L
+CHUNK = 32
+"""Steps between two looks of Python at the run."""
+
+SIZES = sorted({m << k for k in range(20) for m in (8, 12)})
+"""Capacities of the factors: few, so that little compiles, and close, so that little is wasted."""
 
 
-class Noise(NamedTuple):
-    """Frozen white noise, (R, S, rank) per layer."""
-
-    eps_u: Layers
-    eps_r: Layers
+def room_for(num_functions: float) -> int:
+    return next(size for size in SIZES if size >= num_functions)
 
 
 class Rank(NamedTuple):
@@ -58,115 +49,61 @@ class Rank(NamedTuple):
     G: int
 
 
-class State(NamedTuple):
-    """What the past leaves behind on each path.
+@partial(jax.jit, static_argnames="form", donate_argnames="state")
+def run_chunk(form: Form, physics: Physics, state: State, start: int, stop: int) -> tuple[State, Int[Any, ""], Seen]:
+    """Steps start ... stop - 1 of all replicas, or as many as there is room for; the first always.
 
-    Attributes:
-        V: V^l (S, K), the updates that h^l has received, in the coordinates of u^l.
-        U: U^l (S, K), the updates that z^l has received, in the coordinates of r^l.
-        b: basis of the features phi(h^l), l = 1 ... L - 1; its coordinates are those of u^{l+1}.
-        a: basis of the gradient fields g^l, l = 2 ... L; its coordinates are those of r^{l-1}.
+    Returns:
+        the state, the first step not done, and f (CHUNK, R, M, C) and the loss of the batch (CHUNK, R).
     """
+    R, M, C = len(state.key), len(physics.watched), physics.y.shape[1]
+    record = Seen(jnp.full((CHUNK, R, M, C), jnp.nan), jnp.full((CHUNK, R), jnp.nan))
+    num_forward = M + physics.index.shape[1] * form.online
+    num_backward = physics.index.shape[1]
 
-    V: Layers
-    U: Layers
-    b: dict[int, Basis]
-    a: dict[int, Basis]
+    def wanting(carry: tuple) -> Any:
+        state, t, _ = carry
+        roomy = has_room(state.b, num_forward) & has_room(state.a, num_backward)
+        return (t < stop) & ((t == start) | roomy)
 
-    def rank(self) -> Rank:
-        """Directions known in the largest basis of any layer and replica."""
-        return Rank(*(max((int(basis.size.max()) for basis in bases.values()), default=0) for bases in (self.b, self.a)))
+    def advance(carry: tuple) -> tuple:
+        state, t, record = carry
+        state, seen = jax.vmap(lambda state: site.step(form, physics, t, state), axis_name=REPLICAS)(state)
+        return state, t + 1, Seen(*(x.at[t - start].set(now) for x, now in zip(record, seen, strict=True)))
 
-
-class Fields(NamedTuple):
-    """What one step shows."""
-
-    f: Float[Array, "points"]
-    phi: Layers
-    g: Layers
-
-
-class Physics(NamedTuple):
-    """The numbers of the problem; traced, so that another value compiles nothing."""
-
-    gamma0: float
-    eta0: float
-    y: Float[np.ndarray, "train"]
-    root: Float[np.ndarray, "points rank"]
-    tol: float
+    return jax.lax.while_loop(wanting, advance, (state, jnp.asarray(start), record))
 
 
-REPLICAS = "replicas"  # the name of the mapped axis
-
-
-def step(act: Activation, L: int, physics: Physics, noise: Noise, state: State) -> tuple[State, Fields]:
-    """One step of one replica: everything at index t from what came before it; the state that step t + 1 starts from."""
-    gamma0, eta0, y, root, tol = physics
-    eps_u, eps_r = noise
-    V, U, b, a = dict(state.V), dict(state.U), dict(state.b), dict(state.a)
-    row_u: Layers = {1: jnp.asarray(root)}
-    row_r: Layers = {L: jnp.ones((len(root), 1))}
-    h: Layers = {}
-    phi: Layers = {}
-    g: Layers = {}
-
-    def average(x: Array, w: Array) -> Array:
-        return x.T @ w / len(x)
-
-    for ell in range(1, L + 1):
-        if ell > 1:
-            b[ell - 1], row_u[ell] = factor.extend(b[ell - 1], phi[ell - 1], tol, REPLICAS)
-        h[ell] = (eps_u[ell] + gamma0 * V[ell]) @ row_u[ell].T
-        if ell > 1:
-            A = average(phi[ell - 1], eps_r[ell - 1])  # <d phi^{l-1} / d eps_r>
-            h[ell] += a[ell].e @ A.T
-        phi[ell] = act.phi(h[ell])
-
-    f = jnp.mean(phi[L] * (eps_r[L] + gamma0 * U[L]), axis=0) / gamma0  # <z^L phi^L> / gamma0
-    P = len(y)
-    Delta = jnp.zeros(len(root)).at[:P].set(GradientDescent.Delta(f[:P], y))
-
-    for ell in range(L, 0, -1):
-        if ell < L:
-            a[ell + 1], row_r[ell] = factor.extend(a[ell + 1], g[ell + 1], tol, REPLICAS)
-        z = (eps_r[ell] + gamma0 * U[ell]) @ row_r[ell].T
-        if ell < L:
-            B = average(g[ell + 1], eps_u[ell + 1])  # <d g^{l+1} / d eps_u>, the diagonal s = t included
-            z += b[ell].e @ B.T
-        g[ell] = act.d(h[ell]) * z
-
-    for ell in range(1, L + 1):
-        V[ell] += eta0 * (g[ell] * Delta) @ row_u[ell]
-        U[ell] += eta0 * (phi[ell] * Delta) @ row_r[ell]
-    return State(V, U, b, a), Fields(f, phi, g)
-
-
-@partial(jax.jit, static_argnames=("act", "L"), donate_argnames="state")
-def step_replicas(act: Activation, L: int, physics: Physics, noise: Noise, state: State) -> tuple[State, Fields]:
-    """`step` for all replicas."""
-    return jax.vmap(lambda noise, state: step(act, L, physics, noise, state), axis_name=REPLICAS)(noise, state)
+def has_room(bases: dict[int, Basis], num_functions: int) -> Any:
+    """Whether every basis has room for what the next step may bring: twice what the last one brought and eight more."""
+    room = [
+        jnp.max(basis.size + jnp.minimum(2 * basis.grew + 8, num_functions)) <= basis.e.shape[-1] for basis in bases.values()
+    ]
+    return jnp.all(jnp.array(room)) if room else jnp.array(True)
 
 
 @dataclass(frozen=True)
 class March:
-    """The causal march in time with sampled paths; for every depth, activation and gamma0.
+    """The causal march in time with sampled paths; for every depth, activation, gamma0 and way of training.
 
     Args:
         num_paths: paths S per replica and layer, a multiple of 4. The error bar falls like S^-1/2 or faster, a bias like 1/S.
         num_replicas: independent replicas R; their spread is the error bar.
         tol: rest of a kernel, relative to its size, below which no new direction is kept.
+        dtype: of the fields; the factor is float64 always. "float32" is two to three times faster.
 
     Raises:
         ValueError: a setting out of range.
 
     Example:
         >>> March(num_paths=1024)
-        March(num_paths=1024, num_replicas=8, tol=0.001)
+        March(num_paths=1024, num_replicas=8, tol=0.001, dtype='float64')
     """
 
     num_paths: int = 2048
     num_replicas: int = 8
     tol: float = 1e-3
+    dtype: Literal["float32", "float64"] = "float64"
 
     def __post_init__(self) -> None:
         cure = "Sobol points come with three mirror images each."
@@ -174,141 +111,213 @@ class March:
             raise ValueError(f"num_paths must be a multiple of 4, got {self.num_paths}. {cure}")
         check.count("num_replicas", self.num_replicas, "The error bar is the spread of at least two replicas.", least=2)
         check.positive("tol", self.tol)
+        check.choice("dtype", self.dtype, ("float32", "float64"))
 
-    def run(self, problem: Problem, *, seed: int, kernel_steps: Int[np.ndarray, "kept"], progress: bool) -> Solution:
+    def run(
+        self, problem: Problem, *, seed: int, kernel_steps: Int[np.ndarray, "kept"], progress: bool, save: tuple[str, ...] = ()
+    ) -> Solution:
         """Solve `problem`; see `dmft.solve`."""
-        with float64():
-            return self._run(problem, seed, kernel_steps, progress)
-
-    def _run(self, problem: Problem, seed: int, kernel_steps: Int[np.ndarray, "kept"], progress: bool) -> Solution:
-        start = time.perf_counter()
-        act, L, task = problem.architecture.activation, problem.architecture.depth, problem.task
-        M, T = task.num_points, problem.training.num_steps
-        physics = Physics(problem.parameterization.gamma0, problem.training.eta0, task.y, _root(task.Phi0), self.tol)
-        if physics.gamma0 < LEAST_GAMMA0:
+        if problem.parameterization.gamma0 < LEAST_GAMMA0:
             raise ValueError(
                 f"March needs gamma0 of at least {LEAST_GAMMA0:g} (f is an average over gamma0): use method=Lazy()."
             )
-        self._require(problem, len(kernel_steps), Rank(M, M))
-        capacity, noise, state = Rank(0, 0), Noise({}, {}), State({}, {}, {}, {})
-        f = np.full((self.num_replicas, T + 1, M), np.nan)
-        kept: list[Fields] = []
-        with tqdm(total=T + 1, desc=f"dmft.solve {act.name} L={L}", disable=None if progress else True, leave=False) as bar:
-            for t in range(T + 1):
-                if t == 0 or any(rank + M > room for rank, room in zip(state.rank(), capacity, strict=True)):
-                    capacity = self._capacity(state.rank(), capacity, M, M * (T + 1))
-                    self._require(problem, len(kernel_steps), capacity)
-                    noise = self._noise(physics, L, capacity, act.odd, seed)
-                    state = _with_room(state, noise)
-                state, fields = step_replicas(act, L, physics, noise, state)
-                f[:, t] = fields.f
-                if t in kernel_steps:
-                    kept.append(fields)
-                if not np.isfinite(f[:, t]).all():
-                    break
-                bar.update()
-                if t % 10 == 0:
-                    bar.set_postfix(loss=f"{problem.training.loss_of(f[:, t, : len(task.y)], task.y).mean():.3g}")
+        with float64():
+            return _Run(self, problem, seed, kernel_steps, save).solve(progress)
 
-        trajectory = _trajectory(problem, f, kept, kernel_steps, L)
-        estimate = Estimate.of(trajectory)
-        ranks = {
-            f"rank {name}": ", ".join(str(int(basis.size.max())) for _, basis in sorted(bases.items()))
-            for name, bases in (("Phi", state.b), ("G", state.a))
-            if bases
-        }
-        stats = {"paths": self.num_paths, "replicas": self.num_replicas, **ranks, "seconds": time.perf_counter() - start}
-        status = Status.of(problem, estimate.mean, f"solved, {T} steps")
-        return Solution(estimate, status, stats)
 
-    @staticmethod
-    def _capacity(rank: Rank, capacity: Rank, M: int, most: int) -> Rank:
-        """Room for the directions that a step may find, M at most, and for many to come; few different sizes."""
+class _Run:
+    """One solve: what stays the same along it, the state, and the record."""
 
-        def enough(rank: int, room: int) -> int:
-            return room if rank + M <= room else min(16 * math.ceil((1.5 * rank + 2.5 * M) / 16), most)
+    def __init__(self, method: March, problem: Problem, seed: int, kernel_steps: Int[np.ndarray, "kept"], save: tuple[str, ...]):
+        self.method, self.problem, self.seed, self.save = method, problem, seed, save
+        self.kernel_steps = kernel_steps
+        self.form = Form.of(problem)
+        self.physics = physics_of(problem, method.tol)
+        T, M, C = problem.training.num_steps, problem.num_watched, problem.task.num_outputs
+        self.require(Rank(M, M))
+        self.f = np.full((method.num_replicas, T + 1, M, C), np.nan)
+        self.batch_loss = np.full((method.num_replicas, T + 1), np.nan)
+        self.kept: list[observe.Fields] = []
+        self.t = 0
+        num_forward = M + self.physics.index.shape[1] * self.form.online
+        num_backward = max(M, self.physics.index.shape[1])
+        self.state = self.with_room(Rank(room_for(3 * num_forward + 8), room_for(3 * num_backward + 8)), None)
 
-        return Rank(*map(enough, rank, capacity))
+    def solve(self, progress: bool) -> Solution:
+        start, T = time.perf_counter(), self.problem.training.num_steps
+        title = f"dmft.solve {self.form.act.name} L={self.form.L}"
+        with tqdm(total=T + 1, desc=title, disable=None if progress else True, leave=False) as bar:
+            while self.t <= T and (self.t == 0 or np.isfinite(self.f[:, self.t - 1]).all()):
+                before = self.t
+                if self.t in self.kernel_steps and len(self.kept) <= np.searchsorted(self.kernel_steps, self.t):
+                    self.keep_fields()
+                later = self.kernel_steps[self.kernel_steps > self.t]
+                self.advance(min([self.t + CHUNK, T + 1, *later]))
+                bar.update(self.t - before)
+                bar.set_postfix_str(self.loss_so_far())
+        return self.solution(time.perf_counter() - start)
 
-    def _noise(self, physics: Physics, L: int, capacity: Rank, odd: bool, seed: int) -> Noise:
-        """White noise of all replicas: u^1 has the rank of Phi^0, r^L is one number, the others have `capacity`."""
+    def advance(self, stop: int) -> None:
+        """Steps up to `stop`, or until a factor is full."""
+        index = self.physics.index
+        self.make_room(len(self.physics.watched) + index.shape[1] * self.form.online, index.shape[1])
+        self.state, t, seen = run_chunk(self.form, self.physics, self.state, self.t, stop)
+        done = slice(self.t, int(t))
+        self.f[:, done] = np.moveaxis(np.asarray(seen.f), 0, 1)[:, : int(t) - self.t]
+        self.batch_loss[:, done] = np.asarray(seen.batch_loss).T[:, : int(t) - self.t]
+        self.t = int(t)
 
-        def replicas(ell: int) -> tuple[Array, Array]:
-            num_u = physics.root.shape[1] if ell == 1 else capacity.Phi
-            num_r = 1 if ell == L else capacity.G
-            draws = [
-                white_noise(self.num_paths, num_u, num_r, odd=odd, key=(seed, ell, replica))
-                for replica in range(self.num_replicas)
-            ]
-            return jnp.asarray(np.stack([u for u, _ in draws])), jnp.asarray(np.stack([r for _, r in draws]))
+    def keep_fields(self) -> None:
+        """Fields at this step, for the kernels and whatever else is to be saved."""
+        M = len(self.physics.watched)
+        self.make_room(M, M, full=True)
+        self.state, fields = observe.fields(self.form, self.physics, self.state)
+        self.kept.append(fields)
 
-        layers = {ell: replicas(ell) for ell in range(1, L + 1)}
-        return Noise({ell: u for ell, (u, _) in layers.items()}, {ell: r for ell, (_, r) in layers.items()})
+    # --- room ---------------------------------------------------------------------------------------------------------------
 
-    def _require(self, problem: Problem, num_kept: int, capacity: Rank) -> None:
-        """ValueError if the paths cannot span the directions, MemoryError if memory does not hold them."""
-        L, M = problem.architecture.depth, problem.task.num_points
-        images, most = num_images(problem.architecture.activation.odd), max(capacity) if L > 1 else M
-        if self.num_paths < images * most:
-            raise ValueError(
-                f"kernels need up to {most} directions, and {self.num_paths} paths in {images} mirror images span "
-                f"{self.num_paths // images}. Raise num_paths to {2 * images * most} or more, or raise tol."
+    def make_room(self, num_forward: int, num_backward: int, full: bool = False) -> None:
+        """Grow the factors if the next step could fill them."""
+
+        def wanted(bases: dict[int, Basis], most: int) -> tuple[bool, int]:
+            size = max((int(b.size.max()) for b in bases.values()), default=0)
+            grew = max((int(b.grew.max()) for b in bases.values()), default=0)
+            room = min((b.e.shape[-1] for b in bases.values()), default=0)
+            need = most if full or self.t == 0 else min(2 * grew + 8, most)
+            enough = size + need <= room
+            return enough, room if size + need <= 0.75 * room else room_for(1.25 * size + need)
+
+        state = self.state
+        (enough_b, K_b), (enough_a, K_a) = wanted(state.b, num_forward), wanted(state.a, num_backward)
+        if not (enough_b and enough_a):
+            self.require(Rank(K_b, K_a))
+            self.state = self.with_room(Rank(K_b, K_a), state)
+
+    def with_room(self, capacity: Rank, old: State | None) -> State:
+        """The state with every array padded to this capacity: images of functions still to come are noise, bases are zero."""
+        form, S, R = self.form, self.method.num_paths, self.method.num_replicas
+        L, C, dtype = form.L, self.problem.task.num_outputs, self.method.dtype
+        alpha = np.ones((R, L + 1)) if old is None else np.asarray(old.alpha)
+        v_alpha = np.asarray(old.velocity.alpha) if old is not None and old.velocity else np.zeros_like(alpha)
+        rank_in = self.physics.watched.shape[1]
+
+        def noise(l: int) -> tuple[np.ndarray, np.ndarray]:
+            num_u, num_r = rank_in if l == 1 else capacity.Phi, C if l == L else capacity.G
+            key = [(self.seed, l, replica) for replica in range(R)]
+            draws = [white_noise(S, num_u, num_r, odd=form.act.odd, key=k) for k in key]
+            u, r = (np.stack(x).astype(dtype) for x in zip(*draws, strict=True))
+            return u, r
+
+        with threadpool_limits(1, user_api="blas"):  # matrices too small for BLAS threads, which would fight with JAX's
+            draws = {l: noise(l) for l in range(1, L + 1)}
+
+        def padded(known: Any, new: np.ndarray) -> Any:
+            """The columns known, then those of `new`."""
+            return jnp.asarray(new if known is None else np.concatenate([known, new[..., known.shape[-1] :]], -1))
+
+        def images(part: int, factor: np.ndarray, known: Layers | None) -> Layers:
+            """alpha eps for the columns to come; W^{l-1} makes Wb[l], W^l makes Wa[l]."""
+            return {
+                l: padded(known and known[l], factor[:, l - 1 + part, None, None].astype(dtype) * draws[l][part])
+                for l in range(1, L + 1)
+            }
+
+        def basis(known: Basis | None, K: int, first: int) -> Basis:
+            if known is None:
+                return Basis.zeros(R, S, K, dtype, first)
+            return known._replace(e=padded(known.e, np.zeros((R, S, K), dtype)))
+
+        state = State(
+            Wb=images(0, alpha, old and old.Wb),
+            Wa=images(1, alpha, old and old.Wa),
+            b={l: basis(old and old.b[l], capacity.Phi, int(form.bias)) for l in range(1, L)},
+            a={l: basis(old and old.a[l], capacity.G, 0) for l in range(2, L + 1)},
+            eps_u={l: padded(old and old.eps_u[l], draws[l][0]) for l in range(2, L + 1)},
+            eps_r={l: padded(old and old.eps_r[l], draws[l][1]) for l in range(1, L)},
+            alpha=jnp.asarray(alpha),
+            size_g=jnp.zeros((R, L + 1)) if old is None else old.size_g,
+            beta=jnp.zeros((R, C)) if old is None else old.beta,
+            velocity=(),
+            key=jax.vmap(jax.random.key)(jnp.arange(R) + R * self.seed) if old is None else old.key,
+        )
+        if form.momentum:
+            was = None if old is None else old.velocity
+            state = state._replace(
+                velocity=Velocity(
+                    images(0, v_alpha, was and was.Wb),
+                    images(1, v_alpha, was and was.Wa),
+                    jnp.asarray(v_alpha),
+                    jnp.zeros((R, C)) if was is None else was.beta,
+                )
             )
-        paths = 8 * self.num_replicas * self.num_paths
-        hidden = paths * (L - 1) * sum(capacity) * 5  # noise, updates, bases; room to copy the state
-        fields = paths * M * L * (6 + 2 * num_kept)
-        kernels = 8 * self.num_replicas * 2 * L * (num_kept * M) ** 2
-        outputs = 8 * 4 * self.num_replicas * (problem.training.num_steps + 1) * M
+        return state
+
+    # --- memory and result ----------------------------------------------------------------------------------------------------
+
+    def require(self, capacity: Rank) -> None:
+        """ValueError if the paths cannot span the directions, MemoryError if memory does not hold them."""
+        form, problem, S, R = self.form, self.problem, self.method.num_paths, self.method.num_replicas
+        L, M, K, C = form.L, problem.num_watched, len(self.kernel_steps), problem.task.num_outputs
+        T, B = problem.training.num_steps, self.physics.index.shape[1]
+        rank_in = self.physics.watched.shape[1]
+        images = num_images(form.act.odd)
+        most = max(rank_in, C, *(capacity if L > 1 else ()))
+        if images * most > S:
+            raise ValueError(
+                f"kernels need up to {most} directions, and {S} paths in {images} mirror images span {S // images}. "
+                f"Raise num_paths to {2 * images * most} or more, or raise tol."
+            )
+        number = 4 if self.method.dtype == "float32" else 8
+        images_and_noise = (L - 1) * sum(capacity) * (3 + form.momentum) + (rank_in + C) * (1 + form.momentum)
+        fields = L * (4 * (M + B * form.online) + 3 * B) + 2 * K * L * M
+        kernels = 8 * R * 2 * L * (K * M) ** 2
+        outputs = 8 * 4 * R * (T + 1) * (M * C + 1)
         memory.require(
-            hidden + fields + kernels + outputs,
-            f"dmft.solve with {self.num_replicas} x {self.num_paths} paths, {M} points and ranks {tuple(capacity)}",
+            number * R * S * (2 * images_and_noise + fields) + kernels + outputs,
+            f"dmft.solve with {R} x {S} paths, {M} points and ranks {tuple(capacity)}",
             "Lower March(num_paths=, num_replicas=), keep kernels at fewer steps, or raise tol.",
         )
 
+    def loss_so_far(self) -> str:
+        """Loss and error bar at the last step done, for the progress bar."""
+        t, task = self.t - 1, self.problem.task
+        y = task.y.reshape(task.num_train, -1)
+        loss = self.batch_loss[:, t] if self.form.online else self.problem.training.loss_of(self.f[:, t, : len(y)], y)
+        return f"loss={loss.mean():.3g} +- {loss.std(ddof=1) / math.sqrt(len(loss)):.1g}"
 
-def _with_room(state: State, noise: Noise) -> State:
-    """The state with every array padded with zeros to the shape of its noise; from an empty state, the initial one."""
-    L = max(noise.eps_u)
+    def solution(self, seconds: float) -> Solution:
+        Phi, G, more = observe.kernels(self.form, self.physics, self.kept, len(self.kernel_steps), self.save)
+        batch_loss = self.batch_loss if self.form.online else None
+        trajectory = trajectory_of(self.problem, self.f, self.kernel_steps, Phi, G, batch_loss, more)
+        estimate = Estimate.of(trajectory)
+        stats: dict[str, Any] = {"paths": self.method.num_paths, "replicas": self.method.num_replicas}
+        missed = 0
+        for name, bases in (("Phi", self.state.b), ("G", self.state.a)):
+            if bases:
+                stats[f"rank {name}"] = ", ".join(str(int(basis.size.max())) for _, basis in sorted(bases.items()))
+                missed += sum(int(basis.missed.sum()) for basis in bases.values())
+        if missed:
+            stats["functions left out for want of room, times"] = missed
+        status = Status.of(self.problem, estimate.mean, f"solved, {self.problem.training.num_steps} steps")
+        return Solution(estimate, status, stats | {"seconds": seconds})
 
-    def pad(old: Array | None, like: Array) -> Array:
-        return jnp.zeros_like(like) if old is None else jnp.zeros_like(like).at[..., : old.shape[-1]].set(old)
 
-    def basis(old: Basis | None, like: Array) -> Basis:
-        return Basis(pad(old and old.e, like), jnp.zeros(len(like), int) if old is None else old.size)
-
-    return State(
-        V={ell: pad(state.V.get(ell), e) for ell, e in noise.eps_u.items()},
-        U={ell: pad(state.U.get(ell), e) for ell, e in noise.eps_r.items()},
-        b={ell: basis(state.b.get(ell), noise.eps_u[ell + 1]) for ell in range(1, L)},
-        a={ell: basis(state.a.get(ell), noise.eps_r[ell - 1]) for ell in range(2, L + 1)},
+def physics_of(problem: Problem, tol: float) -> Physics:
+    """The numbers of the problem."""
+    task, training, L = problem.task, problem.training, problem.architecture.depth
+    root, P = input_root(problem), task.num_train
+    batches = training.batches_of(P, task.num_outputs)
+    return Physics(
+        gamma0=np.float64(problem.parameterization.gamma0),
+        bias=np.float64(problem.architecture.bias),
+        momentum=np.float64(training.momentum),
+        weight_decay=np.float64(training.weight_decay),
+        temperature=np.float64(training.temperature),
+        tol=np.float64(tol),
+        eta=np.concatenate([training.eta(L), np.zeros((1, L + 1))]),
+        watched=root[P:] if training.online else root,
+        train=root[:P],
+        y=task.y.reshape(P, -1),
+        index=batches.index,
+        label_noise=np.zeros((1, 1, 1)) if batches.noise is None else batches.noise,
     )
-
-
-def _trajectory(problem: Problem, f: np.ndarray, kept: list[Fields], kernel_steps: np.ndarray, L: int) -> Trajectory:
-    """Samples (leading axis: replica) from the recorded outputs and fields."""
-    R, _, M = f.shape
-    K = len(kernel_steps)
-
-    def kernels(layers: list[Layers]) -> np.ndarray:
-        """<x(t) x(s)> of every layer, (R, L, K, M, K, M); steps that a diverging run did not reach stay NaN."""
-        out = np.full((R, L, K, M, K, M), np.nan)
-        n = len(layers)
-        for ell in range(1, L + 1):
-            for i in range(n):
-                for j in range(i + 1):
-                    x, y = layers[i][ell], layers[j][ell]
-                    block = np.asarray(jnp.einsum("rsm,rsn->rmn", x, y) / x.shape[1])
-                    out[:, ell - 1, i, :, j, :] = block
-                    out[:, ell - 1, j, :, i, :] = np.swapaxes(block, 1, 2)
-        return out
-
-    Phi, G = kernels([fields.phi for fields in kept]), kernels([fields.g for fields in kept])
-    return trajectory_of(problem, f, kernel_steps, Phi, G)
-
-
-def _root(Phi0: Float[np.ndarray, "points points"]) -> Float[np.ndarray, "points rank"]:
-    """A factor of Phi^0 without its null space, largest direction first: Phi^0 = root root^T."""
-    values, vectors = np.linalg.eigh(Phi0)
-    keep = values > max(len(Phi0) * np.finfo(np.float64).eps * values[-1], 0.0)
-    keep[-1] = True
-    return (vectors[:, keep] * np.sqrt(np.maximum(values[keep], 0.0)))[:, ::-1]

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from functools import partial
 
 import jax
 import jax.numpy as jnp
@@ -74,8 +73,10 @@ def test_factor_is_causal_pivoted_cholesky(seed: int, tol: float) -> None:
     shapes = rng.standard_normal((S, 9)) * 10.0 ** -np.arange(9)  # singular values that fall fast
     with float64():
         steps = [jnp.asarray(shapes @ rng.standard_normal((9, M))) for _ in range(3)]
-        extend = jax.jit(jax.vmap(partial(factor.extend, tol=tol, axis_name="replicas"), axis_name="replicas"))
-        basis = factor.Basis(jnp.zeros((1, S, capacity)), jnp.zeros(1, int))
+        extend = jax.jit(
+            jax.vmap(lambda basis, F: factor.extend(basis, F, tol * jnp.mean(F**2), "replicas"), axis_name="replicas")
+        )
+        basis = factor.Basis.zeros(1, S, capacity, float)
         rows = []
         for F in steps:
             basis, row = extend(basis, F[None])

@@ -1,0 +1,293 @@
+"""The single-site process of one replica: what one step of training does to every path (docs/march.md; 2205.09653).
+
+    h^l_m(t) = u^l_m(t) + gamma0 sum_{s<t,n}  [A^{l-1}_mn(t,s) + eta Delta_n(s) Phi^{l-1}_mn(t,s)] g^l_n(s)
+    z^l_m(t) = r^l_m(t) + gamma0 sum_{s<=t,n} [B^l_mn(t,s)     + eta Delta_n(s) G^{l+1}_mn(t,s)]   phi(h^l_n(s))
+
+Kernels are numerically of low rank along training. Let b_k be the orthonormal functions (on the paths of layer l) that span
+the features phi(h^l), phi(h^l_m(t)) = sum_k row_mk(t) b_k, and a_k those that span the gradient fields g^{l+1}. Each path of
+layer l + 1 carries the images W b_k of the weights W^l, each path of layer l the images W^T a_k:
+
+    (W b)(t)   = eps_u + gamma0 sum_s eta  sum_n Delta_n g_n row_n(s)        (W^T a)(t) likewise from eps_r
+    h^{l+1}(t) = row(t) . (W b)(t) + <phi(t) eps_r> . a                      A = <d phi / d eps_r> = <phi eps_r>
+    z^l(t)     = row(t) . (W^T a)(t) + <g(t) eps_u> . b                      B = <d g / d eps_u>   = <g eps_u>
+
+The responses are Gaussian integration by parts. That needs no second derivative of phi, so ReLU's kink costs nothing, no
+Jacobians, and no term for the diagonal s = t; its sampling noise is tamed by the mirror images of `noise.white_noise`. It is
+also what conditioning a random matrix on its past products gives.
+
+The images obey the update rule of the weights themselves (`widthwise.training.move`), whatever that is: momentum, decay and
+schedules need no theory of their own. As in any backward pass only g contracted with Delta is needed, and only for the
+batch: from here on g_m stands for phi'(h_m) z_m with z^L_m = sum_c Delta_mc w_c, one field per point for any number of outputs.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jaxtyping import Array, Float, Int
+
+from dmft import factor
+from dmft.factor import Basis
+from dmft.noise import mirrored
+from widthwise import Activation, Loss, Problem
+from widthwise.training import move
+
+REPLICAS = "replicas"  # the name of the mapped axis
+
+Layers = dict[int, Array]  # one array per layer, by its number l = 1 ... L
+
+
+@dataclass(frozen=True)
+class Form:
+    """What is compiled in: another value compiles anew."""
+
+    act: Activation
+    L: int
+    loss: Loss
+    online: bool
+    full_batch: bool
+    bias: bool
+    momentum: bool
+    nesterov: bool
+    decays: bool
+    langevin: bool
+
+    @staticmethod
+    def of(problem: Problem) -> Form:
+        architecture, training = problem.architecture, problem.training
+        return Form(
+            act=architecture.activation,
+            L=architecture.depth,
+            loss=training.loss,
+            online=training.online,
+            full_batch=training.full_batch,
+            bias=architecture.bias > 0,
+            momentum=training.momentum > 0,
+            nesterov=training.nesterov,
+            decays=training.weight_decay > 0,
+            langevin=training.temperature > 0,
+        )
+
+
+class Physics(NamedTuple):
+    """The numbers of the problem; traced, so that another value compiles nothing.
+
+    Attributes:
+        gamma0, bias, momentum, weight_decay, temperature: as in the Problem.
+        tol: rest of a kernel, relative to its size, below which no new direction is kept.
+        eta: (T+1, L+1) learning rate of W^0 ... W^{L-1} and the readout at each state; the last row is zero.
+        watched: (M, rank) input coordinates of the points where f is recorded.
+        train: (P, rank) those of the train points.
+        y: (P, C) targets.
+        index: (T+1, B) train points of the batch of each state.
+        label_noise: (T+1, B, C), or zeros of shape (1, 1, 1).
+    """
+
+    gamma0: Array
+    bias: Array
+    momentum: Array
+    weight_decay: Array
+    temperature: Array
+    tol: Array
+    eta: Array
+    watched: Array
+    train: Array
+    y: Array
+    index: Array
+    label_noise: Array
+
+
+class Velocity(NamedTuple):
+    """Of Wb, Wa, alpha and beta."""
+
+    Wb: Layers
+    Wa: Layers
+    alpha: Any
+    beta: Any
+
+
+class State(NamedTuple):
+    """What the past leaves behind on each path; a leading axis of replicas outside of `step`.
+
+    Attributes:
+        Wb: (W^{l-1} b)(t) (S, K), l = 1 ... L; for l = 1 the images of the input coordinates.
+        Wa: (W^{l T} a)(t) (S, K), l = 1 ... L; for l = L the readout weights (S, C).
+        b: basis of the features phi(h^l), l = 1 ... L - 1; its coordinates are those of Wb[l + 1].
+        a: basis of the gradient fields g^l, l = 2 ... L; its coordinates are those of Wa[l - 1].
+        eps_u: what W^{l-1} b owes to the initial weights, in units of alpha, l = 2 ... L.
+        eps_r: what W^{l T} a owes to them, l = 1 ... L - 1.
+        alpha: (L+1,) what weight decay left of the initial weights (with Langevin noise: the standard deviation of all noise).
+        size_g: (L,) largest mean square of the fields g^l so far: what a rest of g is compared with.
+        beta: (C,) output biases.
+        velocity: those of Wb, Wa, alpha, beta; empty without momentum.
+        key: of the Langevin noise.
+    """
+
+    Wb: Layers
+    Wa: Layers
+    b: dict[int, Basis]
+    a: dict[int, Basis]
+    eps_u: Layers
+    eps_r: Layers
+    alpha: Float[Array, "weights"]
+    size_g: Float[Array, "layers"]
+    beta: Float[Array, "outputs"]
+    velocity: Velocity | tuple[()]
+    key: Array
+
+
+class Forward(NamedTuple):
+    """The forward pass at some points: rows of the factor, fields (S, points), outputs (points, C)."""
+
+    b: dict[int, Basis]
+    row_u: Layers
+    h: Layers
+    phi: Layers
+    f: Float[Array, "points outputs"]
+
+
+class Backward(NamedTuple):
+    """The backward pass: rows of the factor, fields (S, points)."""
+
+    a: dict[int, Basis]
+    row_r: Layers
+    z: Layers
+    g: Layers
+    size_g: Float[Array, "layers"]
+
+
+def average(x: Float[Array, "paths i"], y: Float[Array, "paths k"]) -> Float[Array, "i k"]:
+    """<x_i y_k> over the paths."""
+    return x.T @ y / len(x)
+
+
+def forward(form: Form, physics: Physics, state: State, root: Float[Array, "points rank"]) -> Forward:
+    """h^l, phi(h^l) and f at the points with these input coordinates."""
+    dtype = state.Wb[1].dtype
+    b, row_u, h, phi = dict(state.b), {1: root.astype(dtype)}, {}, {}
+    for l in range(1, form.L + 1):
+        if l > 1:
+            b[l - 1], row = factor.extend(b[l - 1], phi[l - 1], physics.tol * jnp.mean(phi[l - 1] ** 2), REPLICAS)
+            row_u[l] = (row.at[:, 0].set(physics.bias) if form.bias else row).astype(dtype)
+        h[l] = state.Wb[l] @ row_u[l].T
+        if l > 1:
+            A = average(phi[l - 1], state.eps_r[l - 1]) * state.alpha[l - 1].astype(dtype)  # <d phi^{l-1} / d eps_r>
+            h[l] += state.a[l].e @ A.T
+        phi[l] = form.act.phi(h[l])
+    f = average(phi[form.L], state.Wa[form.L]).astype(float) / physics.gamma0 + state.beta
+    return Forward(b, row_u, h, phi, f)
+
+
+def backward(
+    form: Form,
+    physics: Physics,
+    state: State,
+    seen: Forward,
+    h: Layers,
+    Delta: Float[Array, "fields outputs"],
+    relative_to: Float[Array, "layers"],
+) -> Backward:
+    """g^l and z^l for the fields with these h^l (S, fields), contracted with Delta.
+
+    Rests are compared with the mean square of g, or `relative_to` where that is larger.
+    """
+    L, dtype = form.L, state.Wb[1].dtype
+    a, row_r, z, g, size_g = dict(state.a), {L: Delta.astype(dtype)}, {}, {}, relative_to
+    for l in range(L, 0, -1):
+        if l < L:
+            size_g = size_g.at[l].max(jnp.mean(g[l + 1].astype(float) ** 2))
+            a[l + 1], row = factor.extend(a[l + 1], g[l + 1], physics.tol * size_g[l], REPLICAS)
+            row_r[l] = row.astype(dtype)
+        z[l] = state.Wa[l] @ row_r[l].T
+        if l < L:
+            B = average(g[l + 1], state.eps_u[l + 1]) * state.alpha[l].astype(dtype)  # <d g^{l+1} / d eps_u>, the diagonal s = t included
+            z[l] += seen.b[l].e @ B.T
+        g[l] = form.act.d(h[l]) * z[l]
+    return Backward(a, row_r, z, g, size_g)
+
+
+class Seen(NamedTuple):
+    """What a step shows: f (M, C) at the watched points and the loss of the batch."""
+
+    f: Array
+    batch_loss: Array
+
+
+class Gradient(NamedTuple):
+    """G of the update rule for Wb, Wa and beta."""
+
+    Wb: Layers
+    Wa: Layers
+    beta: Array
+
+
+def evaluate(form: Form, physics: Physics, t: Int[Array, ""], state: State) -> tuple[State, Seen, Gradient]:
+    """Fields, outputs and gradients at index t from what came before; the state knows the new functions."""
+    index = physics.index[t]
+    if form.online:
+        B = len(index)
+        seen = forward(form, physics, state, jnp.concatenate([physics.train[index], physics.watched]))
+        f_batch, f = seen.f[:B], seen.f[B:]
+        batch = slice(0, B)
+    else:
+        seen = forward(form, physics, state, physics.watched)
+        batch = slice(0, len(index)) if form.full_batch else index
+        f_batch, f = seen.f[batch], seen.f
+    y = physics.y[index] + (physics.label_noise[t] if physics.label_noise.size > 1 else 0.0)
+    Delta = form.loss.minus_gradient(f_batch, y) / len(index)
+    h, phi = ({l: x[:, batch] for l, x in fields.items()} for fields in (seen.h, seen.phi))
+    back = backward(form, physics, state, seen, h, Delta, state.size_g)
+    gamma0 = physics.gamma0.astype(state.Wb[1].dtype)
+    G = Gradient(
+        Wb={l: gamma0 * g @ seen.row_u[l][batch] for l, g in back.g.items()},
+        Wa={l: gamma0 * phi[l] @ row for l, row in back.row_r.items()},
+        beta=physics.bias**2 * Delta.sum(0),
+    )
+    state = state._replace(b=seen.b, a=back.a, size_g=back.size_g)
+    return state, Seen(f, jnp.mean(form.loss.of(f_batch, y))), G
+
+
+def step(form: Form, physics: Physics, t: Int[Array, ""], state: State) -> tuple[State, Seen]:
+    """Everything at index t from what came before it; the state that step t + 1 starts from."""
+    state, seen, G = evaluate(form, physics, t, state)
+    eta = physics.eta[t]
+    v: Any = state.velocity or Velocity({}, {}, None, None)
+
+    def moved(W: Array, v: Array | None, G: Array, eta: Array) -> tuple[Array, Array]:
+        """The update rule, in the precision of W."""
+        eta, momentum, decay = (jnp.asarray(x, W.dtype) for x in (eta, physics.momentum, physics.weight_decay))
+        return move(W, v, G, eta, momentum, form.nesterov, decay if form.decays else 0.0)
+
+    Wb, vb = _unzip({l: moved(W, v.Wb.get(l), G.Wb[l], eta[l - 1]) for l, W in state.Wb.items()})
+    Wa, va = _unzip({l: moved(W, v.Wa.get(l), G.Wa[l], eta[l]) for l, W in state.Wa.items()})
+    beta, v_beta = moved(state.beta, v.beta, G.beta, eta[-1])
+    alpha, v_alpha = moved(state.alpha, v.alpha, jnp.zeros_like(state.alpha), eta)
+    velocity = Velocity(vb, va, v_alpha, v_beta) if form.momentum else ()
+    state = state._replace(Wb=Wb, Wa=Wa, beta=beta, alpha=alpha, velocity=velocity)
+    return (_kicked(form, physics, t, state) if form.langevin else state), seen
+
+
+def _kicked(form: Form, physics: Physics, t: Int[Array, ""], state: State) -> State:
+    """The state after Langevin noise of variance 2 temperature eta on every weight; alpha is the deviation of all noise."""
+    Wb, Wa, eps_u, eps_r = dict(state.Wb), dict(state.Wa), dict(state.eps_u), dict(state.eps_r)
+    dtype = Wb[1].dtype
+    size = jnp.sqrt(2 * physics.temperature * physics.eta[t])
+    alpha = jnp.sqrt(state.alpha**2 + size**2)
+    for i in range(form.L + 1):  # the weights W^i: from layer i to layer i + 1
+        for part, (W, eps, l) in enumerate(((Wb, eps_u, i + 1), (Wa, eps_r, i))):
+            if l not in W:
+                continue
+            key = jax.random.fold_in(jax.random.fold_in(state.key, t), 2 * l + part)
+            kick = size[i].astype(dtype) * mirrored(key, W[l].shape, form.act.odd, dtype)[part]
+            W[l] += kick
+            if l in eps:
+                eps[l] = (state.alpha[i].astype(dtype) * eps[l] + kick) / alpha[i].astype(dtype)
+    return state._replace(Wb=Wb, Wa=Wa, eps_u=eps_u, eps_r=eps_r, alpha=alpha)
+
+
+def _unzip(pairs: dict[int, tuple[Array, Array]]) -> tuple[Layers, Layers]:
+    return {l: x for l, (x, _) in pairs.items()}, {l: v for l, (_, v) in pairs.items()}
