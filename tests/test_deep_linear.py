@@ -1,5 +1,6 @@
 """Deep linear networks: against recursions, symmetries, the lazy limit, finite networks and the plain march."""
 
+import jax.numpy as jnp
 import numpy as np
 import pytest
 
@@ -174,6 +175,57 @@ def test_divergence_is_a_status_with_its_cure():
 def test_other_activations_are_refused():
     with pytest.raises(ValueError, match=r"'tanh'.*March"):
         solve(make(2, activation="tanh"))
+
+
+@pytest.mark.parametrize(
+    ("setting", "says"),
+    [
+        ({"bias": 0.5}, "biases"),
+        ({"batch_size": 2}, "mini-batches"),
+        ({"momentum": 0.5, "weight_decay": 0.1}, "momentum, weight_decay"),
+        ({"label_noise": 0.5}, "label_noise"),
+        ({"temperature": 0.5}, "temperature"),
+        ({"flow": True}, "flow"),
+        ({"layer_rates": [1.0, 1.0, 2.0]}, "layer_rates"),
+        ({"y": np.ones((3, 2)), "y_test": np.ones((1, 2))}, "2 outputs"),
+    ],
+)
+def test_other_training_is_refused(setting, says):
+    problem = make(2).replace(**setting)
+    assert DeepLinear.obstacle(make(2)) is None
+    assert DeepLinear.obstacle(problem).endswith(f"{says}: use March().")
+    with pytest.raises(ValueError, match=rf"the problem has {says}: use March\(\)"):
+        solve(problem)
+
+
+def test_schedules_and_losses():
+    """eta(t) is eta0 schedule[t]; a pause leaves everything as it is; any loss."""
+    half, problem = [1.0] * 4 + [0.5] * 6, make(2, 1.5)
+    np.testing.assert_allclose(solve(problem.replace(schedule=half)).f[:5], solve(problem).f[:5], rtol=1e-14)
+    slow = solve(problem.replace(eta0=0.15, schedule=[2.0] * 4 + [1.0] * 6))
+    np.testing.assert_allclose(slow.f, solve(problem.replace(schedule=half)).f, rtol=1e-12, atol=1e-15)
+    assert not np.allclose(slow.f[6], solve(problem).f[6], rtol=1e-3)
+    paused = solve(problem.replace(schedule=[1.0, 0.0] * 5))
+    for name in ("f", "loss"):
+        np.testing.assert_allclose(paused[name][1::2], paused[name][2::2], rtol=1e-13)
+    np.testing.assert_allclose(paused.f[::2], solve(problem.replace(num_steps=5)).f, rtol=1e-12, atol=1e-15)
+    huber = solve(problem.replace(loss=lambda f, y: jnp.sum(jnp.sqrt(1 + (f - y) ** 2))))
+    assert (np.diff(huber.loss) < 0).all()
+    assert huber.loss[0] == pytest.approx(np.mean(np.sqrt(1 + TASK.y**2)))
+    # to first order in eta0: f(1) = eta0 K(0) Delta(0), with K(0) = (L + 1) Phi^0
+    Delta = problem.replace(loss=lambda f, y: jnp.sum(jnp.sqrt(1 + (f - y) ** 2))).training.Delta(np.zeros(3), TASK.y)
+    np.testing.assert_allclose(Delta, TASK.y / np.sqrt(1 + TASK.y**2) / 3, rtol=1e-12)
+    kernel = solve(problem.replace(eta0=1e-6, loss=lambda f, y: jnp.sum(jnp.sqrt(1 + (f - y) ** 2)))).f[1] / 1e-6
+    np.testing.assert_allclose(kernel, 3 * TASK.Phi0[:, :3] @ Delta, rtol=1e-4)
+
+
+def test_what_is_saved():
+    names = ("NTK", "eigenvalues", "sharpness")
+    mean = DeepLinear().run(make(2), seed=0, kernel_steps=np.array([0, 10]), progress=False, save=names).trajectory.mean
+    np.testing.assert_allclose(mean["NTK"], mean.tangent_kernel(TASK.Phi0))
+    np.testing.assert_allclose(mean["NTK"][0], 3 * TASK.Phi0)
+    np.testing.assert_allclose(mean["sharpness"], mean["eigenvalues"][:, 0])
+    assert mean["sharpness"][1] > 1.01 * mean["sharpness"][0]
 
 
 def test_memory_is_asked_for_first(monkeypatch):

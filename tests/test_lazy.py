@@ -11,7 +11,7 @@ from dmft import lazy
 from dmft import neural_tangents as nt
 from dmft.lazy import Lazy
 from tests.oracle import overlaps, replicas, z_scores
-from widthwise import MLP, GradientDescent, Parameterization, Problem, Task, memory, tasks
+from widthwise import MLP, GradientDescent, Parameterization, Problem, Task, memory, schedules, tasks
 from widthwise.activation import NAMED, as_activation
 from widthwise.precision import float64
 
@@ -27,8 +27,8 @@ def swish(h):
     return h * jax.nn.sigmoid(2 * h)
 
 
-def solve(problem, steps=(0,), method=Lazy()):  # noqa: B008
-    return method.run(problem, seed=0, kernel_steps=np.array(steps), progress=False)
+def solve(problem, steps=(0,), method=Lazy(), **settings):  # noqa: B008
+    return method.run(problem, seed=0, kernel_steps=np.array(steps), progress=False, **settings)
 
 
 def make(activation="tanh", depth=2, task=TASK, eta0=0.3, num_steps=6, **parameterization):
@@ -225,3 +225,146 @@ def test_memory_is_asked_for_first(monkeypatch):
     monkeypatch.setattr(memory, "available_bytes", lambda: 1000)
     with pytest.raises(MemoryError, match="fewer"):
         solve(make())
+
+
+# --- everything that training can be ----------------------------------------------------------------------------------------
+
+RNG = np.random.default_rng(0)
+X, X_TEST = RNG.standard_normal((6, 4)), RNG.standard_normal((2, 4))
+CLASSES, SIGNS = np.eye(3)[[0, 1, 2, 1, 0, 2]], np.array([1.0, -1.0, 1.0, 1.0, -1.0, -1.0])
+ROWS = np.arange(39).reshape(13, 3) % 5
+
+
+def train(y, bias=0.6, depth=2, **training):
+    task = Task(X, y, X_TEST, y[:2])
+    return Problem(MLP(depth, "erf", bias), Parameterization(), task, GradientDescent(0.9, 12, **training))
+
+
+CASES = {
+    "three outputs": (CLASSES, {}),
+    "cross entropy": (CLASSES, {"loss": "cross_entropy"}),
+    "logistic": (SIGNS, {"loss": "logistic"}),
+    "own loss": (CLASSES, {"loss": lambda f, y: jnp.sum(jnp.sqrt(1 + (f - y) ** 2))}),
+    "momentum": (CLASSES, {"momentum": 0.6}),
+    "nesterov": (CLASSES, {"momentum": 0.6, "nesterov": True}),
+    "schedule": (SIGNS, {"schedule": schedules.cosine(12), "momentum": 0.5}),
+    "layer rates": (CLASSES, {"layer_rates": [0.5, 0.0, 1.5], "momentum": 0.5}),
+    "mini-batches": (CLASSES, {"batch_size": 2}),
+    "own batches": (SIGNS, {"batches": ROWS}),
+    "label noise": (CLASSES, {"label_noise": 0.5, "batch_size": 3}),
+}
+
+
+def linear_model(problem):
+    """f = sum_l J_l theta_l with J_l J_l^T = G^{l+1} (Phi^l + bias^2), trained weight by weight as `GradientDescent` says."""
+    task, training, bias = problem.task, problem.training, problem.architecture.bias
+    mean = solve(problem).trajectory.mean
+    Phi = [problem.Phi0, *(mean.Phi[:, 0, :, 0] + bias**2)]
+    G = [*mean.G[:, 0, :, 0], np.ones_like(Phi[0])]
+    roots = [np.linalg.cholesky(g * p + 1e-14 * np.eye(len(p))) for g, p in zip(G, Phi, strict=True)]
+    theta = [np.zeros((len(J), task.num_outputs)) for J in roots]
+    velocity = [np.zeros_like(x) for x in theta]
+    index, noise = training.batches_of(task.num_train, task.num_outputs)
+    y, eta = task.y.reshape(-1, task.num_outputs), training.eta(problem.architecture.depth)
+    out = []
+    for t, rows in enumerate(index):
+        out.append(sum(J @ x for J, x in zip(roots, theta, strict=True)))
+        if t == training.num_steps:
+            return np.array(out)
+        Delta = training.Delta(out[-1][rows], y[rows] + (0.0 if noise is None else noise[t]))
+        for l, J in enumerate(roots):
+            G_l = J[rows].T @ Delta
+            velocity[l] = training.momentum * velocity[l] + G_l
+            theta[l] += eta[t, l] * (G_l + training.momentum * velocity[l] if training.nesterov else velocity[l])
+
+
+@pytest.mark.parametrize("name", CASES)
+def test_it_is_training_of_the_linear_model(name):
+    """1e-8: the roots carry 1e-14 on their diagonals. Negative twin: the first two steps of other sizes."""
+    y, training = CASES[name]
+    problem = train(y, **training)
+    f = solve(problem).trajectory.mean.f.reshape(13, 8, -1)
+    np.testing.assert_allclose(f, linear_model(problem), atol=1e-8)
+    other = linear_model(train(y, **training | {"schedule": [0.9, 1.1, *[1.0] * 10]}))
+    assert np.abs(f - other)[1:].max() > 1e-4
+
+
+@pytest.mark.parametrize("activation", ["erf", "tanh"])
+def test_online_is_batches_without_return(activation, monkeypatch):
+    """The stream seen as mini-batches of one task, all of whose points are watched; K in blocks of two batches."""
+    stream, y = RNG.standard_normal((12, 4)), np.eye(3)[RNG.integers(0, 3, 12)]
+    task = Task(stream, y, X_TEST, CLASSES[:2])
+    online = Problem(
+        MLP(2, activation, 0.6),
+        Parameterization(),
+        task,
+        GradientDescent(0.9, 5, batch_size=2, sampling="online", momentum=0.5),
+    )
+    watched = online.replace(sampling="epochs", batch_size=None, batches=np.arange(12).reshape(6, 2))
+    monkeypatch.setattr(lazy, "BLOCK", 14 * 4)
+    one, other = (solve(problem, [0, 5]).trajectory.mean for problem in (online, watched))
+    np.testing.assert_allclose(one.f, other.f[:, 12:], atol=1e-12)
+    np.testing.assert_allclose(one.Phi, other.Phi[:, :, 12:, :, 12:], rtol=1e-12)
+    losses = [online.training.loss_of(other.f[t, 2 * t : 2 * t + 2], y[2 * t : 2 * t + 2]) for t in range(6)]
+    np.testing.assert_allclose(one.loss, losses, rtol=1e-10)
+    assert not np.allclose(one.loss[1:], losses[:-1], rtol=1e-2)
+    np.testing.assert_allclose(one.test_loss, other.test_loss, rtol=1e-10)
+
+
+@pytest.mark.parametrize("name", ["erf", "relu"])
+def test_biases_are_those_of_neural_tangents(name):
+    layer, dense = getattr(nt.stax, lazy.CLOSED_FORM[name])(), nt.stax.Dense(1, W_std=1.0, b_std=0.6)
+    _, _, kernel_fn = nt.stax.serial(*[dense, layer] * 2, dense)
+    with float64():
+        K = np.array(kernel_fn(np.concatenate([X, X_TEST]), None, "ntk"))
+    problem = train(SIGNS).replace(activation=name)
+    NTK = solve(problem, [0, 3], save=("NTK",)).trajectory.mean["NTK"]
+    assert NTK.shape == (2, 8, 8)
+    np.testing.assert_allclose(NTK, [K, K], rtol=1e-6, atol=1e-8)
+    other = solve(problem.replace(bias=0.55), save=("NTK",)).trajectory.mean["NTK"]
+    assert not np.allclose(other[0], K, rtol=1e-2)
+
+
+def test_flow():
+    """The closed form, the integrator on the same loss in disguise, and small steps extrapolated to none."""
+    schedule = [1.0, 0.5, 0.0, *[1.0] * 9]
+    problem = train(CLASSES, flow=True, schedule=schedule)
+    f = solve(problem).trajectory.mean.f
+    disguised = problem.replace(loss=lambda f, y: jnp.sum((f - y) ** 2) / 2)
+    np.testing.assert_allclose(solve(disguised).trajectory.mean.f, f, atol=1e-8)
+    np.testing.assert_array_equal(f[2], f[3])
+
+    def steps(problem, n):
+        small = problem.replace(flow=False, num_steps=12 * n, schedule=np.repeat(schedule, n) / n)
+        return solve(small).trajectory.mean.f[::n]
+
+    other = problem.replace(loss="cross_entropy")
+    for p, exact in ((problem, f), (other, solve(other).trajectory.mean.f)):
+        np.testing.assert_allclose(2 * steps(p, 80) - steps(p, 40), exact, atol=2e-5)
+        assert np.abs(steps(p, 40) - exact).max() > 1e-4
+
+
+def test_sharpness_predicts_the_edge_of_stability():
+    """Full-batch gradient descent on mse is stable below eta0 = 2 / sharpness, and not above."""
+    problem = train(SIGNS, momentum=0.0)
+    mean = solve(problem, [0, 12], save=("sharpness", "eigenvalues")).trajectory.mean
+    assert mean["eigenvalues"].shape == (2, 6)
+    np.testing.assert_allclose(mean["sharpness"], mean["eigenvalues"][:, 0], rtol=1e-12)
+    edge = 2 / mean["sharpness"][0]
+    assert solve(problem.replace(eta0=0.98 * edge, num_steps=400)).status.ok
+    assert not solve(problem.replace(eta0=1.05 * edge, num_steps=400)).status.ok
+    three = train(CLASSES, loss="cross_entropy")
+    got = solve(three, [0], save=("sharpness", "eigenvalues")).trajectory.mean
+    assert got["sharpness"][0] == pytest.approx(got["eigenvalues"][0, 0] / 3, rel=1e-10)  # H = 1/3 - 1/9 at f = 0
+
+
+def test_obstacles():
+    assert Lazy.obstacle(train(SIGNS, momentum=0.9)) is None
+    for setting in ({"weight_decay": 0.1}, {"temperature": 0.1}):
+        problem = train(SIGNS, **setting)
+        (name,) = setting
+        assert name in Lazy.obstacle(problem)
+        with pytest.raises(ValueError, match=rf"without {name}, got 0.1.*use March\(\) at a small gamma0"):
+            solve(problem)
+    with pytest.raises(ValueError, match="save must be one of 'NTK', 'eigenvalues', 'sharpness'; got 'h'"):
+        solve(train(SIGNS), save=("h",))

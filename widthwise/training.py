@@ -218,9 +218,9 @@ class GradientDescent:
         return np.ones(depth + 1) if self.layer_rates is None else np.array(self.layer_rates)
 
     def Delta(self, f: Any, y: Any) -> Any:
-        """-d loss / d f for the mean over the samples: f, y (n,) -> (n,), or (n, C) -> (n, C); numpy in, numpy out."""
+        """-d loss / d f for the mean over samples: f (..., n) with y (n,), or (..., n, C) with (n, C); numpy in, numpy out."""
         if y.ndim == 1:
-            return self.Delta(f[:, None], y[:, None])[:, 0]
+            return self.Delta(f[..., None], y[:, None])[..., 0]
         return _like(f, self.loss.minus_gradient, f, y) / len(y)
 
     def loss_of(self, f: Any, y: Any) -> Any:
