@@ -46,11 +46,22 @@ def some_tasks(draw: Callable[..., Any]) -> Task:
 def some_problems(draw: Callable[..., Any]) -> Problem:
     kind = draw(st.sampled_from(KINDS))
     gamma0 = 1.0 if kind == "standard" else draw(positive)
+    task, depth, T = draw(some_tasks()), draw(st.integers(1, 5)), draw(st.integers(1, 9))
+    settings = {
+        "momentum": st.floats(0, 0.99),
+        "weight_decay": st.floats(0, 1),
+        "schedule": st.lists(st.floats(0, 2), min_size=T, max_size=T),
+        "layer_rates": st.lists(st.floats(0, 2), min_size=depth + 1, max_size=depth + 1),
+        "batches": arrays(int, (T + 1, 2), elements=st.integers(0, task.num_train - 1)),
+        "label_noise": st.floats(0, 1),
+        "data_seed": st.integers(0, 2**63),
+    }
+    training = {name: draw(setting) for name, setting in settings.items() if draw(st.booleans())}
     return Problem(
-        MLP(draw(st.integers(1, 5)), draw(st.sampled_from(sorted(NAMED)))),
+        MLP(depth, draw(st.sampled_from(sorted(NAMED))), draw(st.floats(0, 2))),
         Parameterization(gamma0, kind, draw(st.booleans())),
-        draw(some_tasks()),
-        GradientDescent(draw(positive), draw(st.integers(1, 1000))),
+        task,
+        GradientDescent(draw(positive), T, **training),
     )
 
 
@@ -64,10 +75,10 @@ def rebuilt(problem: Problem) -> Problem:
     task = problem.task
     data = [None if x is None else x.copy() for x in (task.X, task.y, task.X_test, task.y_test)]
     return Problem(
-        MLP(problem.architecture.depth, problem.architecture.activation.name),
+        MLP(problem.architecture.depth, problem.architecture.activation.name, problem.architecture.bias),
         Parameterization(**dataclasses.asdict(problem.parameterization)),
         Task(*data, "".join(task.name)),
-        GradientDescent(**dataclasses.asdict(problem.training)),
+        GradientDescent(**{f.name: getattr(problem.training, f.name) for f in dataclasses.fields(GradientDescent)}),
     )
 
 
@@ -106,6 +117,23 @@ def test_fingerprint_changes_with_every_bit_of_data(problem: Problem, data: st.D
         {"y_test": None},
         {"X_test": None, "y_test": None},
         {"X": [[1.0, 0.5], [-0.5, 1.0]][::-1], "y": [-1.0, 1.0]},
+        {"y": [[1.0], [-1.0]], "y_test": [[0.5]]},
+        {"bias": 0.1},
+        {"loss": "logistic", "y_test": None},
+        {"loss": lambda f, y: jnp.sum((f - y) ** 2) / 2},
+        {"batch_size": 2},
+        {"batch_size": 1, "data_seed": 1},
+        {"data_seed": 1},
+        {"sampling": "online", "batch_size": 1, "num_steps": 1},
+        {"batches": [[0], [1], [0], [1], [0]]},
+        {"momentum": 0.5},
+        {"momentum": 0.5, "nesterov": True},
+        {"weight_decay": 1e-300},
+        {"schedule": [1.0, 1.0, 1.0, np.nextafter(1.0, 2.0)]},
+        {"layer_rates": [1.0, 1.0]},
+        {"label_noise": 0.1},
+        {"temperature": 0.1},
+        {"flow": True},
     ],
     ids=lambda change: ",".join(change),
 )
@@ -118,8 +146,14 @@ def test_fingerprint_changes_with_every_field(change: dict[str, Any]) -> None:
 def test_every_field_is_in_the_list_above() -> None:
     """Whoever adds a field adds it to `to_json` and to the test: this says so."""
     fields = {f.name for part in (MLP, Parameterization, Task, GradientDescent) for f in dataclasses.fields(part)}
-    changed = {"depth", "activation", "gamma0", "kind", "centered", "eta0", "num_steps", "X", "y", "X_test", "y_test", "name"}
-    assert fields == changed | {"loss"}  # of which there is one so far
+    (mark,) = test_fingerprint_changes_with_every_field.pytestmark
+    assert fields == {name for change in mark.args[1] for name in change}
+
+
+def test_fingerprint_of_two_changes_differs_from_one() -> None:
+    problem = a_problem()
+    changes = [{}, {"momentum": 0.5}, {"momentum": 0.5, "nesterov": True}, {"batch_size": 1}, {"batch_size": 1, "data_seed": 1}]
+    assert len({problem.replace(**change).fingerprint() for change in changes}) == len(changes)
 
 
 @some
@@ -413,7 +447,13 @@ BAD = {
     "test lengths": (lambda: Task(X, Y, X, Y[:2]), "X_test and y_test must have one row per sample; got 3 and 2 rows"),
     "X of rank 1": (lambda: Task(Y, Y), r"X must have shape \(P, D\).*\(3,\). One sample is X of shape \(1, D\)"),
     "X of rank 3": (lambda: Task(X[None], Y), r"X must have shape \(P, D\), got an array of shape \(1, 3, 4\)"),
-    "y of rank 2": (lambda: Task(X, Y[:, None]), r"y must have shape \(P,\).*one output; pass one target per sample"),
+    "y of rank 3": (lambda: Task(X, Y[:, None, None]), r"y must have shape \(P,\).*one row of C targets, shape \(P, C\)"),
+    "other outputs": (
+        lambda: Task(X, np.ones((3, 2)), X, np.ones((3, 3))),
+        r"y_test must have the outputs of y, \(2,\); got \(3,\)",
+    ),
+    "y_test of rank 1": (lambda: Task(X, np.ones((3, 2)), X, Y), r"y_test must have the outputs of y, \(2,\); got \(\)"),
+    "bias -1": (lambda: MLP(1, bias=-1), "bias must be finite and not negative, got -1"),
     "y of rank 0": (lambda: Task(X[:1], 1.0), r"y must have shape \(P,\), got an array of shape \(\)"),
     "empty": (lambda: Task(np.ones((0, 4)), []), "at least one entry"),
     "ragged": (lambda: Task([[1.0, 2.0], [3.0]], [1.0, 2.0]), "X must be an array of numbers"),
@@ -445,17 +485,20 @@ BAD = {
     "steps -3": (lambda: GradientDescent(0.1, -3), "num_steps must be a whole number of at least 1, got -3"),
     "steps 1e3": (lambda: GradientDescent(0.1, 1e3), "num_steps must be a whole number of at least 1, got 1000.0"),
     "steps True": (lambda: GradientDescent(0.1, True), "num_steps must be a whole number of at least 1, got True"),
-    "loss": (lambda: GradientDescent(0.1, 5, "cross_entropy"), "loss must be one of 'mse'; got 'cross_entropy'"),
+    "loss": (
+        lambda: GradientDescent(0.1, 5, "hinge"),
+        "loss must be one of cross_entropy, logistic, mse, or a function of f and y; got 'hinge'",
+    ),
     "order": (lambda: Problem(Parameterization(), MLP(1), Task(X, Y), GradientDescent(0.1, 5)), "architecture must be a MLP"),
     "class": (lambda: Problem(MLP, Parameterization(), Task(X, Y), GradientDescent(0.1, 5)), "architecture must be a MLP"),
     "whitened P > D": (lambda: tasks.whitened(5, input_dim=4), "num_train <= input_dim, got 5 > 4.*raise input_dim or"),
     "too many digits": (lambda: tasks.digits(400, 24), r"digits 0 and 1 have 360 images; asked for 400 \+ 24. Ask for fewer"),
     "no digits": (lambda: tasks.digits(0), "num_train must be a whole number of at least 1, got 0"),
     "test -1": (lambda: tasks.digits(3, -1), "num_test must be a whole number of at least 0, got -1"),
-    "one class": (lambda: tasks.digits(classes=(3, 3)), r"two different digits 0 ... 9, got \(3, 3\)"),
-    "class 10": (lambda: tasks.digits(classes=(3, 10)), "two different digits"),
-    "classes 3": (lambda: tasks.digits(classes=3), "two different digits 0 ... 9, got 3"),
-    "classes text": (lambda: tasks.digits(classes="35"), "two different digits 0 ... 9, got '35'"),
+    "one class": (lambda: tasks.digits(classes=(3, 3)), r"two or more different digits 0 ... 9, got \(3, 3\)"),
+    "class 10": (lambda: tasks.digits(classes=(3, 10)), "two or more different digits"),
+    "classes 3": (lambda: tasks.digits(classes=3), "two or more different digits 0 ... 9, got 3"),
+    "classes text": (lambda: tasks.digits(classes="35"), "two or more different digits 0 ... 9, got '35'"),
     "directions": (lambda: tasks.multi_index(3, input_dim=4, num_directions=5), "at most input_dim = 4, got 5"),
     "seed -1": (lambda: tasks.gaussian(3, input_dim=4, seed=-1), "seed must be a whole number of at least 0, got -1"),
     "seed None": (lambda: tasks.digits(3, seed=None), "seed must be a whole number of at least 0, got None"),

@@ -43,6 +43,8 @@ def some_results(draw: Callable[..., Any]) -> Result:
     n, T1, M, L, K = (draw(st.integers(*bounds)) for bounds in ((0, 3), (1, 4), (1, 3), (1, 2), (0, 2)))
     dtype = draw(st.sampled_from([np.float32, np.float64]))
     has_test_loss, has_kernels, has_samples = draw(st.booleans()), draw(st.booleans()), draw(st.booleans())
+    C = draw(st.sampled_from([(), (3,)]))
+    names = draw(st.lists(st.sampled_from(["NTK", "sharpness", "update_size", "h"]), unique=True))
     kernel_steps = np.sort(draw(st.permutations(range(T1)))[: min(K, T1)]).astype(int)
     K = len(kernel_steps)
 
@@ -52,7 +54,10 @@ def some_results(draw: Callable[..., Any]) -> Result:
             return draw(arrays(dtype, lead + shape, elements=elements, fill=elements))
 
         kernels = [make(L, K, M, K, M) if has_kernels else None for _ in range(2)]
-        return Trajectory(np.arange(T1), make(T1, M), make(T1), make(T1) if has_test_loss else None, kernel_steps, *kernels)
+        shapes = {"NTK": (K, M, M), "sharpness": (K,), "update_size": (K, L), "h": (K, L, M, 2)}
+        more = {name: make(*shapes[name]) for name in names if lead or name not in Trajectory.UNAVERAGED}
+        f, test_loss = make(T1, M, *C), make(T1) if has_test_loss else None
+        return Trajectory(np.arange(T1), f, make(T1), test_loss, kernel_steps, *kernels, more)
 
     samples = trajectory(n) if n and has_samples else None
     status = Status(draw(st.booleans()), draw(st.text(max_size=20)), draw(st.none() | st.integers(0, 9)), draw(st.none() | ANY))
@@ -64,8 +69,8 @@ def bits(trajectory: Trajectory | None) -> dict[str, Any]:
     """Name -> dtype, shape, bytes."""
     if trajectory is None:
         return {}
-    values = {field.name: getattr(trajectory, field.name) for field in dataclasses.fields(Trajectory)}
-    return {k: None if v is None else (np.asarray(v).dtype, np.shape(v), np.asarray(v).tobytes()) for k, v in values.items()}
+    values = {"steps": trajectory.steps, "kernel_steps": trajectory.kernel_steps} | trajectory.observables()
+    return {k: (np.asarray(v).dtype, np.shape(v), np.asarray(v).tobytes()) for k, v in values.items()}
 
 
 def same_facts(a: Any, b: Any) -> bool:
@@ -334,6 +339,40 @@ def test_an_own_activation_needs_its_function(tmp_path: Path) -> None:
         Result.load(path)
     with pytest.raises(ValueError, match="not the one the Problem had"):
         Result.load(path, lambda h: jnp.clip(h, -1.0, 1.1))
+
+
+def steep(f: jax.Array, y: jax.Array) -> jax.Array:
+    return jnp.sum((f - y) ** 4)
+
+
+def test_an_own_loss_needs_its_function(tmp_path: Path) -> None:
+    result = a_result(PROBLEM.replace(loss=steep))
+    path = result.save(tmp_path / "a.npz")
+    assert Result.load(path, loss=steep).problem.fingerprint() == result.problem.fingerprint() != PROBLEM.fingerprint()
+    with pytest.raises(ValueError, match=r"loss of the user's own, 'steep'.*Result.load\(path, loss=function\)"):
+        Result.load(path)
+    with pytest.raises(ValueError, match="the loss passed is not the one the Problem had"):
+        Result.load(path, loss=lambda f, y: jnp.sum((f - y) ** 6))
+
+
+def test_observables_by_name() -> None:
+    trajectory = dataclasses.replace(a_result().mean, more={"NTK": np.zeros((2, 3, 3))})
+    assert [*trajectory.observables()] == ["f", "loss", "test_loss", "Phi", "G", "NTK"]
+    assert trajectory["NTK"] is trajectory.more["NTK"]
+    assert trajectory["f"] is trajectory.f
+    assert [*trajectory.without("NTK", "G").observables()] == ["f", "loss", "test_loss", "Phi"]
+    with pytest.raises(KeyError, match=r"'sharpness' was not saved; there are f, loss.*Pass save=\('sharpness',\)"):
+        trajectory["sharpness"]
+
+
+def test_fields_are_not_averaged() -> None:
+    runs = a_result().samples
+    estimate = Estimate.of(
+        dataclasses.replace(runs, more={"h": np.ones((4, 2, 2, 3, 5)), "sharpness": np.arange(8.0).reshape(4, 2)})
+    )
+    assert [*estimate.mean.more] == [*estimate.sem.more] == ["sharpness"]
+    np.testing.assert_allclose(estimate.mean["sharpness"], [3.0, 4.0])
+    assert estimate.samples["h"].shape == (4, 2, 2, 3, 5)
 
 
 # --- Status ----------------------------------------------------------------------------------------------------------------
