@@ -27,6 +27,7 @@ import numpy as np
 from jax.experimental.ode import odeint
 from jaxtyping import Array, Float, Int, Key
 
+from dmft.inputs import input_root
 from dmft.method import Solution, trajectory_of
 from dmft.noise import num_images, white_noise
 from widthwise import Activation, Estimate, Problem, Status, Trajectory, check, memory
@@ -168,7 +169,8 @@ class TwoLayer:
         for name in save:
             check.choice("save", name, SAVES)
         start = time.perf_counter()
-        watched, train = _root(problem)
+        root = input_root(problem)
+        watched, train = root[-problem.num_watched :], root[: problem.task.num_train]
         rank = watched.shape[1]
         with float64():
             solution = None
@@ -281,17 +283,6 @@ def trapezoid(n: int, dim: int) -> tuple[Float[np.ndarray, "nodes dim"], Float[n
     weights = np.prod(np.meshgrid(*[w / w.sum()] * dim, indexing="ij"), axis=0).ravel()
     keep = weights > 1e-18
     return np.stack(np.meshgrid(*[x] * dim, indexing="ij"), axis=-1).reshape(-1, dim)[keep], weights[keep]
-
-
-def _root(problem: Problem) -> tuple[Float[np.ndarray, "points rank"], Float[np.ndarray, "train rank"]]:
-    """x^ of the watched and of the train points, without the directions that none has, largest direction first."""
-    task, bias = problem.task, problem.architecture.bias
-    X = np.column_stack([task.X_all / np.sqrt(task.input_dim), np.full(task.num_points, bias)])
-    U, sizes, _ = np.linalg.svd(X, full_matrices=False)
-    keep = sizes > max(X.shape) * np.finfo(np.float64).eps * sizes[0]
-    keep[0] = True
-    root = (U * sizes)[:, keep]
-    return root[task.num_points - problem.num_watched :], root[: task.num_train]
 
 
 def _flow(
