@@ -16,7 +16,7 @@ class Gap:
     """Relative distance of one observable between two results.
 
     Attributes:
-        name: e.g. "f", "Phi^1", "G^2".
+        name: e.g. "f", "Phi^1", "G^2", "NTK".
         relative: |a - b| / |b|, Frobenius norms of the means; over |a| where b vanishes.
         noise: what sampling errors alone would make of `relative`, sqrt(sum of sem_a^2 + sem_b^2) / |b|.
     """
@@ -31,7 +31,7 @@ class Gap:
         return float(np.sqrt(max(self.relative**2 - self.noise**2, 0.0)))
 
     def __str__(self) -> str:
-        return f"{self.name:6s} relative error {self.relative:.2%}   of it sampling noise {self.noise:.2%}"
+        return f"{self.name:11s} relative error {self.relative:.2%}   of it sampling noise {self.noise:.2%}"
 
 
 @dataclass(frozen=True)
@@ -60,8 +60,14 @@ def observables(trajectory: Trajectory) -> dict[str, Float[np.ndarray, "..."]]:
     return out
 
 
+def everything(trajectory: Trajectory) -> dict[str, Float[np.ndarray, "..."]]:
+    """`observables`, and by name what else was saved and has a mean: NTK, sharpness, ..."""
+    more = {name: x for name, x in trajectory.more.items() if name not in Trajectory.UNAVERAGED and x.size}
+    return observables(trajectory) | more
+
+
 def gap(a: Result, b: Result) -> Gaps:
-    """Relative errors between the means of two results, with what of them is sampling noise.
+    """Relative errors between the means of two results, with what of them is sampling noise: of all that both have.
 
     Cosine alignment reads 0.997 at relative errors of 5 to 10 %; judge by this instead.
 
@@ -80,13 +86,13 @@ def gap(a: Result, b: Result) -> Gaps:
         True
     """
     same_points(a, b)
-    means, sems = (observables(a.mean), observables(b.mean)), (observables(a.sem), observables(b.sem))
+    means, sems = (everything(a.mean), everything(b.mean)), (everything(a.sem), everything(b.sem))
     gaps = []
     for name in means[0].keys() & means[1].keys():
         size = np.linalg.norm(means[1][name]) or np.linalg.norm(means[0][name]) or 1.0
         noise = np.sqrt(np.sum(sems[0][name] ** 2) + np.sum(sems[1][name] ** 2))
         gaps.append(Gap(name, float(np.linalg.norm(means[0][name] - means[1][name]) / size), float(noise / size)))
-    return Gaps(tuple(sorted(gaps, key=lambda gap: (gap.name != "f", gap.name[0] != "P", gap.name))))
+    return Gaps(tuple(sorted(gaps, key=lambda gap: (gap.name != "f", gap.name[:4] != "Phi^", gap.name[:2] != "G^", gap.name))))
 
 
 def same_points(a: Result, b: Result) -> None:
@@ -94,7 +100,7 @@ def same_points(a: Result, b: Result) -> None:
     for name, x, y in (
         ("steps", a.mean.steps, b.mean.steps),
         ("kernel_steps", a.mean.kernel_steps, b.mean.kernel_steps),
-        ("number of points", [a.mean.f.shape[-1]], [b.mean.f.shape[-1]]),
+        ("number of points (and outputs)", a.mean.f.shape[1:], b.mean.f.shape[1:]),
     ):
         if not np.array_equal(x, y):
             raise ValueError(

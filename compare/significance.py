@@ -10,7 +10,7 @@ import numpy as np
 from jaxtyping import Float
 
 from compare.gap import observables, same_points
-from widthwise import Estimate, Result, Status
+from widthwise import Estimate, Result, Status, Trajectory
 
 RESOLVED = 0.5
 """Least share of |d|^2, d a mean of the theory, that must be more than sampling noise."""
@@ -142,6 +142,8 @@ def intercept_weights(counts: Mapping[int, int]) -> dict[int, float]:
 def extrapolate(nets: Mapping[int, Result]) -> Result:
     """Networks at infinite width: ensembles extrapolated linearly in 1/N, entry by entry, with standard errors.
 
+    Everything that all ensembles have, and that is an average over the network, is extrapolated.
+
     Args:
         nets: ensembles at two widths or more; what is left is of order 1/N^2.
 
@@ -171,8 +173,9 @@ def extrapolate(nets: Mapping[int, Result]) -> Result:
     def errors(*sems: Float[np.ndarray, "..."]) -> np.ndarray:
         return np.sqrt(np.sum([(w * np.asarray(x, dtype=np.float64)) ** 2 for w, x in zip(weights, sems, strict=True)], axis=0))
 
-    mean = ensembles[0].mean.map(combine, *(net.mean for net in ensembles[1:]))
-    sem = ensembles[0].sem.map(errors, *(net.sem for net in ensembles[1:]))
+    shared = set.intersection(*({*net.mean.observables()} for net in ensembles)) - {*Trajectory.UNAVERAGED}
+    means, sems = ([_only(getattr(net, part), shared) for net in ensembles] for part in ("mean", "sem"))
+    mean, sem = means[0].map(combine, *means[1:]), sems[0].map(errors, *sems[1:])
     widths = ", ".join(map(str, nets))
     return replace(
         ensembles[-1],
@@ -180,6 +183,10 @@ def extrapolate(nets: Mapping[int, Result]) -> Result:
         status=Status(True, f"extrapolated in 1/N from widths {widths}"),
         stats={"widths": widths},
     )
+
+
+def _only(trajectory: Trajectory, names: set[str]) -> Trajectory:
+    return trajectory.without(*({*trajectory.observables()} - names))
 
 
 Runs: TypeAlias = Float[np.ndarray, "runs entries"]
@@ -236,10 +243,10 @@ def _parts(result: Result) -> dict[str, Runs]:
     return out
 
 
-def _part(x: Float[np.ndarray, "..."], where: str) -> Float[np.ndarray, "..."]:
-    """The part of an observable that a statistic looks at; a leading axis of runs may be there."""
-    if where in ("early", "late"):  # f: (..., T+1, M)
-        third = -(-x.shape[-2] // 3)
-        return x[..., :third, :] if where == "early" else x[..., third:, :]
-    last = x[..., -1, :, -1, :]  # a kernel: (..., K, M, K, M)
+def _part(x: Float[np.ndarray, "runs ..."], where: str) -> Float[np.ndarray, "runs ..."]:
+    """The part of an observable that a statistic looks at."""
+    if where in ("early", "late"):  # f: (n, T+1, M) or (n, T+1, M, C)
+        third = -(-x.shape[1] // 3)
+        return x[:, :third] if where == "early" else x[:, third:]
+    last = x[..., -1, :, -1, :]  # a kernel: (n, K, M, K, M)
     return last if where == "size" else last - x[..., 0, :, 0, :]

@@ -15,7 +15,7 @@ from widthwise import Result
 
 @dataclass(frozen=True)
 class WidthScaling:
-    """Variance over seeds and squared bias of f against width, averaged over steps and points; prints as a table.
+    """Variance over seeds and squared bias of f against width, averaged over steps, points and outputs; prints as a table.
 
     Attributes:
         widths: (n,) widths N.
@@ -107,7 +107,7 @@ def width_scaling(
 
 
 def _resampled(result: Result, num: int, rng: np.random.Generator) -> tuple[Float[np.ndarray, "resamples entries"], ...]:
-    """Mean, unbiased variance and squared standard error of f at every (t, m); row 0 of the sample, the rest of resamples."""
+    """Mean, unbiased variance and squared standard error of every entry of f; row 0 of the sample, the rest of resamples."""
     n = result.trajectory.n
     if n == 0:  # exact
         mean = np.repeat(result.mean.f.reshape(1, -1), num + 1, axis=0)

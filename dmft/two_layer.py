@@ -15,6 +15,7 @@ output, nodes of a quadrature: then nothing is sampled.
 
 from __future__ import annotations
 
+import dataclasses
 import time
 from dataclasses import dataclass
 from functools import partial
@@ -174,18 +175,19 @@ class TwoLayer:
         rank = watched.shape[1]
         with float64():
             solution = None
-            if self._by_quadrature(problem, rank):
+            if self._by_quadrature(problem, rank, save):
                 solution = self._quadrature(problem, watched, train, kernel_steps, save)
             if solution is None:
                 solution = self._particles(problem, watched, train, kernel_steps, save, seed)
         return solution._replace(stats=solution.stats | {"seconds": time.perf_counter() - start})
 
-    def _by_quadrature(self, problem: Problem, rank: int) -> bool:
+    def _by_quadrature(self, problem: Problem, rank: int, save: tuple[str, ...]) -> bool:
         """Whether to try; ValueError if it is asked for and there is none."""
         obstacles = {
             f"{problem.task.num_outputs} outputs": problem.task.num_outputs > 1,
             f"data of rank {rank}": rank not in NODES,
             "temperature": bool(problem.training.temperature),
+            "fields to save (nodes are no sample)": bool({*save} & {*Trajectory.UNAVERAGED}),
         }
         if self.quadrature and any(obstacles.values()):
             raise ValueError(
@@ -437,13 +439,13 @@ def _trajectory(
         readout = np.moveaxis(np.diagonal(Phi[:, 0], axis1=1, axis2=3), -1, 1) + bias**2
         K = rates[0] * hidden + rates[1] * readout[..., :, None, :, None] * np.eye(problem.task.num_outputs)[:, None, :]
         more["sharpness"] = sharpness(problem, K, flow.f[:, kernel_steps])
-    trajectory = trajectory_of(problem, flow.f, kernel_steps, Phi, G, flow.batch_loss, more)
+    trajectory = trajectory_of(problem, flow.f, kernel_steps, Phi, G, flow.batch_loss)
     NTK = trajectory.tangent_kernel(problem.Phi0, rates, bias)
     if "NTK" in save:
         more["NTK"] = NTK
     if "eigenvalues" in save:
         more["eigenvalues"] = eigenvalues(problem, NTK)
-    return trajectory
+    return dataclasses.replace(trajectory, more=more)
 
 
 @partial(jax.jit, static_argnames=("act", "names"))

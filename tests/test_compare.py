@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import replace
 from functools import cache
 from typing import Any
 
@@ -14,6 +15,7 @@ from scipy.stats import binom
 
 import compare
 import dmft
+import dmft.two_layer
 from compare.significance import intercept_weights
 from widthwise import MLP, Estimate, GradientDescent, Parameterization, Problem, Result, Status, Task, Trajectory, tasks
 
@@ -563,7 +565,8 @@ def test_only_the_same_points_compare() -> None:
             r"share their steps, got \[0, 1, 2, 3\] and \[1, 2, 3, 4\]. Run both on the same Problem",
         ),
         (but(kernel_steps=np.array([0, 2])), r"share their kernel_steps, got \[0, 3\] and \[0, 2\].*the same save_kernels"),
-        (but(f=np.ones((4, 3))), r"share their number of points, got \[2\] and \[3\]"),
+        (but(f=np.ones((4, 2, 3))), r"outputs\), got \[2\] and \[2, 3\]"),
+        (but(f=np.ones((4, 3))), r"share their number of points \(and outputs\), got \[2\] and \[3\]"),
     ):
         for function in (compare.gap, compare.alignment, compare.alignment_of_runs):
             with pytest.raises(ValueError, match=says):
@@ -572,3 +575,72 @@ def test_only_the_same_points_compare() -> None:
         compare.alignment(EXACT, EXACT, "phi")
     with pytest.raises(ValueError, match=r"no kernels G: save_kernels was empty. Keep some, e.g. save_kernels=\[0, 10\]"):
         compare.alignment(outputs(f, exact=True), outputs(f, exact=True), "G")
+
+
+# --- several outputs, and what else was saved --------------------------------------------------------------------------------
+
+CLASSES = np.array([[1.0, 0.0, -0.5], [0.0, 1.0, 0.5]])
+
+
+@cache
+def three_outputs(gamma0: float = 1.0, swap: bool = False) -> Trajectory:
+    """f (T+1, M, 3), kernels and tangent kernel of a linear network in the limit; with two outputs exchanged, if asked."""
+    task = Task(tasks.sphere(2, 1, input_dim=5, seed=1).X_all[:2], CLASSES, tasks.sphere(2, 1, input_dim=5, seed=1).X_test)
+    problem = Problem(MLP(1, "linear"), Parameterization(gamma0), task, GradientDescent(0.4, 8))
+    method = dmft.two_layer.TwoLayer(256, num_replicas=2)
+    mean = method.run(problem, seed=0, kernel_steps=np.array([0, 8]), progress=False, save=("NTK",)).trajectory.mean
+    return replace(mean, f=mean.f[..., [1, 0, 2]]) if swap else mean
+
+
+def test_false_alarms_with_three_outputs() -> None:
+    """300 simulations at alpha = 0.05: at most 1.5 alpha, and three binomial errors; f of shape (n, T+1, M, C)."""
+    truth = three_outputs()
+    assert truth.f.shape == (9, 3, 3)
+
+    def rejected(rng: np.random.Generator) -> bool:
+        return not compare.agrees(around(truth, 8, 0.02, rng), around(truth, 40, 0.3, rng), alpha=0.05)
+
+    assert simulated(rejected, 300, 21).sum() <= binom.isf(1.5e-3, 300, 1.5 * 0.05)
+
+
+@pytest.mark.parametrize("twin", [{"gamma0": 1.2}, {"swap": True}])
+def test_twins_with_three_outputs_are_caught(twin: dict[str, Any]) -> None:
+    rng = np.random.default_rng(22)
+    nets = around(three_outputs(), 64, 0.1, rng)
+    assert compare.agrees(around(three_outputs(), 8, 0.01, rng), nets)
+    verdict = compare.agrees(around(three_outputs(**twin), 8, 0.01, rng), nets)
+    assert not verdict
+    assert verdict["f late"].p_value < 1e-3
+
+
+def test_early_is_a_third_of_the_steps() -> None:
+    """Whatever the number of points and outputs: networks wrong in one state only."""
+    truth = replace(three_outputs(), Phi=None, G=None, more={})
+    for step, name, other in ((2, "f early", "f late"), (3, "f late", "f early")):
+        f = truth.f.copy()
+        f[step] *= 2
+        rng = np.random.default_rng(23)
+        verdict = compare.agrees(made(truth, exact=True), around(replace(truth, f=f), 64, 0.01, rng))
+        assert verdict[name].p_value < 1e-6 < 0.01 < verdict[other].p_value
+
+
+def test_what_else_was_saved() -> None:
+    """Gaps of all that both have; extrapolation of all that every ensemble has; fields of neurons are left alone."""
+    rng, truth = np.random.default_rng(24), three_outputs()
+    nets = {N: around(truth.map(lambda x, N=N: x * (1 + 20 / N)), 64, 2 / N, rng) for N in (64, 128)}
+    gaps = compare.gap(nets[64], made(truth, exact=True))
+    assert [gap.name for gap in gaps] == ["f", "Phi^1", "G^1", "NTK"]
+    assert gaps["NTK"].resolved == pytest.approx(20 / 64, rel=0.05)
+    limit = compare.extrapolate(nets)
+    np.testing.assert_allclose(limit.mean["NTK"], truth["NTK"], atol=8 * limit.sem["NTK"].max())
+    assert np.abs(nets[128].mean["NTK"] - truth["NTK"]).max() > 8 * limit.sem["NTK"].max()  # negative twin
+    fewer = {64: nets[64], 128: made(nets[128].samples.without("NTK"))}
+    assert [*compare.extrapolate(fewer).mean.more] == []
+    with_fields = replace(nets[64].samples, more={"h": np.ones((64, 2, 1, 3, 4))})
+    assert "h" not in compare.extrapolate({64: made(with_fields), 128: made(with_fields)}).mean.more
+    exact = made(replace(truth, more={"h": np.ones((2, 1, 3, 4))}), exact=True)
+    assert [gap.name for gap in compare.gap(exact, exact)] == ["f", "Phi^1", "G^1"]
+    scaling = compare.width_scaling({N: around(truth, 64, 10 / N**0.5, rng) for N in (64, 256)})
+    assert scaling.variance_fit is not None
+    assert abs(scaling.variance_fit.exponent + 1) < 5 * scaling.variance_fit.error
+    np.testing.assert_allclose(compare.alignment(nets[64], made(truth, exact=True)), 1.0, atol=0.01)

@@ -9,7 +9,7 @@ import pytest
 
 from dmft.deep_linear import DeepLinear
 from dmft.lazy import Lazy
-from dmft.two_layer import NODES, TwoLayer, trapezoid
+from dmft.two_layer import NODES, SAVES, TwoLayer, trapezoid
 from widthwise import MLP, GradientDescent, Parameterization, Problem, Task, memory, schedules, tasks
 
 ONE, TWO = tasks.sphere(1, input_dim=8), tasks.sphere(2, input_dim=8)
@@ -257,6 +257,20 @@ def test_sharpness_is_that_of_one_step():
     logistic = solve(make(task=Task(X, SIGNS), loss="logistic"), TwoLayer(256), [0], save=("sharpness", "eigenvalues"))
     sharp, top = (logistic.trajectory.mean[name].ravel()[0] for name in ("sharpness", "eigenvalues"))
     assert sharp == pytest.approx(top / 4, rel=1e-10)  # the Hessian p (1 - p) is 1/4 at f = 0
+
+
+def test_each_name_by_itself():
+    """Also where nothing is sampled; nodes are no sample of neurons, so that fields come from particles."""
+    problem, names = make(num_steps=3), [name for name in SAVES if name not in ("h", "z")]
+    by_nodes, by_paths = TwoLayer(quadrature=True), TwoLayer(4096, 2, quadrature=False)
+    for name in names:
+        run = solve(problem, by_nodes, save=(name,)).trajectory.mean
+        assert [*run.more] == [name]
+        np.testing.assert_allclose(solve(problem, by_paths, save=(name,)).trajectory.mean[name], run[name], atol=0.01)
+    assert [*solve(problem, save=("h",)).trajectory.samples.more] == ["h"]
+    assert solve(problem).trajectory.mean.more == {}
+    with pytest.raises(ValueError, match="fields to save"):
+        solve(problem, by_nodes, save=("z",))
 
 
 def test_fields_have_the_moments_of_the_kernels():
