@@ -145,9 +145,9 @@ def train(
 
         >>> problem = Problem(MLP(2, "relu", bias=0.3), Parameterization(gamma0=1.0), tasks.digits(24, 6, classes=(0, 1, 2)),
         ...                   GradientDescent(0.5, 30, "cross_entropy", batch_size=8, momentum=0.9, weight_decay=1e-3))
-        >>> result = train(problem, width=32, num_seeds=8, save=["sharpness"])
-        >>> result.samples.f.shape, result.samples["sharpness"].shape
-        ((8, 31, 30, 3), (8, 2))
+        >>> result = train(problem, width=32, num_seeds=8, save=["NTK"])
+        >>> result.samples.f.shape, result.samples["NTK"].shape
+        ((8, 31, 30, 3), (8, 2, 30, 30))
         >>> bool(result.mean.loss[30] < 0.5 * result.mean.loss[0])
         True
     """
@@ -271,9 +271,10 @@ def _run(key: Key[Array, ""], settings: Settings, data: Data, sequence: Now, pro
 
     h, phi, f = jax.eval_shape(partial(forward, X=X), start)
     first = (f, h if "update_size" in save else None)
-    kept: Any = jax.eval_shape(look, measure.State(start, h, phi, f), first[1]) if program.num_kept else {}
+    kept = jax.eval_shape(look, measure.State(start, h, phi, f), first[1]) if program.num_kept else {}
     velocity = room(start) if program.momentum else None
-    (*_, kept), seen = jax.lax.scan(step, (start, velocity, room(first), room(kept, program.num_kept)), sequence)
+    beginning = (start, velocity, room(first), room(kept, program.num_kept))
+    (_, _, _, kept), seen = jax.lax.scan(step, beginning, sequence)
     if kept:
         kept |= {"Phi": measure.kernel(kept.pop("phi")), "G": measure.kernel(kept.pop("g"))}
     return seen | kept
