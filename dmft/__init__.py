@@ -5,5 +5,6 @@ from dmft.lazy import Lazy
 from dmft.march import March
 from dmft.method import Method
 from dmft.solve import solve
+from dmft.two_layer import TwoLayer
 
-__all__ = ["DeepLinear", "Lazy", "March", "Method", "solve"]
+__all__ = ["DeepLinear", "Lazy", "March", "Method", "TwoLayer", "solve"]

@@ -6,10 +6,8 @@ from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jaxtyping import Array, Float, Int
-
-FEW = 8
-"""Functions made at a time; most steps need fewer."""
 
 FLOOR = 32
 """Least tolerance in units of eps: Gram matrices of fields carry that much rounding."""
@@ -33,8 +31,8 @@ class Basis(NamedTuple):
     @staticmethod
     def zeros(num_replicas: int, num_paths: int, rank: int, dtype: Any, size: int = 0) -> Basis:
         """No functions yet (or `size` columns of zeros that count), with a leading axis of replicas."""
-        counts = (jnp.full(num_replicas, n) for n in (size, 0, 0))
-        return Basis(jnp.zeros((num_replicas, num_paths, rank), dtype), *counts)
+        counts = (np.full(num_replicas, n) for n in (size, 0, 0))
+        return Basis(np.zeros((num_replicas, num_paths, rank), dtype), *counts)  # type: ignore[arg-type]
 
 
 def extend(
@@ -67,58 +65,48 @@ def extend(
 
     row, kernel = average(F, basis.e), average(F, F)
     least = jnp.maximum(least, FLOOR * jnp.finfo(F.dtype).eps * jnp.trace(kernel) / M)
-    room = capacity - basis.size
-    pivots, rank, rest = _pivots(kernel - row @ row.T, least, room)
-    places = jnp.where(jnp.arange(M) < rank, basis.size + jnp.arange(M), capacity)  # of new functions; `capacity` is nowhere
-
-    def make(carry: tuple[Array, Array, Array]) -> tuple[Array, Array, Array]:
-        """The next few functions: rests of their pivots, made orthonormal."""
-        e, row, made = carry
-        j = made + jnp.arange(min(FEW, M))
-        kept, m, place = j < rank, pivots[j], jnp.where(j < rank, places[j], capacity)
-        x = F[:, m] - e @ row[m].T.astype(F.dtype)  # e has zeros where functions are still to be made
-        x = jnp.where(kept, x - e @ average(e, x).astype(F.dtype), 0.0)
-        gram = average(x, x) + jnp.diag(jnp.where(kept, least * 1e-13, 1.0))
-        e_new = x @ _orthonormal(gram).T.astype(F.dtype)
-        return e.at[:, place].set(e_new, mode="drop"), row.at[:, place].set(average(F, e_new), mode="drop"), made + len(j)
-
-    most = jax.lax.pmax(rank, axis_name)
-    e, row, _ = jax.lax.while_loop(lambda carry: carry[2] < most, make, (basis.e, row, jnp.zeros((), int)))
-    missed = basis.missed + ((rest > least) & (rank == room))
-    return Basis(e, basis.size + rank, rank, missed), row
-
-
-def _pivots(
-    kernel: Float[Array, "points points"], least: Float[Array, ""], room: Int[Array, ""]
-) -> tuple[Int[Array, "points"], Int[Array, ""], Float[Array, ""]]:
-    """Pivoted Cholesky: at most `room` points whose functions leave every rest of the kernel's diagonal at most `least`.
-
-    Returns:
-        the pivots, how many they are, and the largest rest.
-    """
-    M = len(kernel)
-
-    def wanting(carry: tuple) -> Array:
-        *_, rank, diagonal = carry
-        return (jnp.max(diagonal) > least) & (rank < jnp.minimum(room, M))
+    largest = jnp.max(jnp.diagonal(kernel) - jnp.sum(row**2, axis=1))
 
     def grow(carry: tuple) -> tuple:
-        C, pivots, rank, diagonal = carry
-        m = jnp.argmax(diagonal)
-        c = (kernel[:, m] - C @ C[m]) / jnp.sqrt(diagonal[m])
-        diagonal = jnp.maximum(diagonal - c * c, 0.0).at[m].set(0.0)
-        return C.at[:, rank].set(c), pivots.at[rank].set(m), rank + 1, diagonal
+        """New functions: the rests of their pivots, made orthonormal."""
+        basis, row, _ = carry
+        rest = F - basis.e @ row.T.astype(F.dtype)
+        gram = average(rest, rest)  # not the difference of kernels, which has lost its digits to cancellation
+        W, rank, left = _orthonormal(gram, least, capacity - basis.size)
+        places = jnp.where(jnp.arange(M) < rank, basis.size + jnp.arange(M), capacity)  # `capacity` is nowhere
+        e = basis.e.at[:, places].set(rest @ W.T.astype(F.dtype), mode="drop")
+        row = row.at[:, places].set(gram @ W.T, mode="drop")
+        return Basis(e, basis.size + rank, rank, basis.missed + (left > least)), row, jnp.array(False)
 
-    start = (jnp.zeros_like(kernel), jnp.zeros(M, int), jnp.zeros((), int), jnp.diagonal(kernel))
-    _, pivots, rank, diagonal = jax.lax.while_loop(wanting, grow, start)
-    return pivots, rank, jnp.max(diagonal)
+    wanting = jax.lax.pmax(largest > least, axis_name)
+    start = (basis._replace(grew=jnp.zeros_like(basis.grew)), row, wanting)
+    basis, row, _ = jax.lax.while_loop(lambda carry: carry[2], grow, start)  # once at most; in place, as a branch is not
+    return basis, row
 
 
-def _orthonormal(gram: Float[Array, "n n"]) -> Float[Array, "n n"]:
-    """W with W gram W^T = 1, lower triangular: Gram-Schmidt on the coefficients (LAPACK's batched way compiles for seconds)."""
+def _orthonormal(
+    gram: Float[Array, "points points"], least: Float[Array, ""], room: Int[Array, ""]
+) -> tuple[Float[Array, "points points"], Int[Array, ""], Float[Array, ""]]:
+    """Orthonormal combinations W of functions, W gram W^T = 1, by Gram-Schmidt, largest rest first, down to `least`.
 
-    def row(j: Array, W: Array) -> Array:
-        w = jnp.zeros(len(gram)).at[j].set(1.0) - (W @ gram[:, j]) @ W
-        return W.at[j].set(w / jnp.sqrt(w @ gram @ w))
+    Returns:
+        W (M, M) with rows from `rank` on zero, rank <= room, and the largest rest.
+    """
+    M = len(gram)
 
-    return jax.lax.fori_loop(0, len(gram), row, jnp.zeros_like(gram))
+    def wanting(carry: tuple) -> Array:
+        *_, rank, rest = carry
+        return (jnp.max(rest) > least) & (rank < jnp.minimum(room, M))
+
+    def grow(carry: tuple) -> tuple:
+        C, W, rank, rest = carry  # C = gram W^T, so that gram = C C^T + a rest of this diagonal
+        m = jnp.argmax(rest)
+        scale = 1 / jnp.sqrt(rest[m])
+        c = (gram[:, m] - C @ C[m]) * scale
+        w = (jnp.zeros(M).at[m].set(1.0) - C[m] @ W) * scale
+        rest = jnp.maximum(rest - c * c, 0.0).at[m].set(0.0)
+        return C.at[:, rank].set(c), W.at[rank].set(w), rank + 1, rest
+
+    start = (jnp.zeros_like(gram), jnp.zeros_like(gram), jnp.zeros((), int), jnp.diagonal(gram))
+    _, W, rank, rest = jax.lax.while_loop(wanting, grow, start)
+    return W, rank, jnp.max(rest)

@@ -8,28 +8,33 @@ from __future__ import annotations
 
 import math
 import time
-from dataclasses import dataclass
+from collections.abc import Callable
+from dataclasses import dataclass, replace
 from functools import partial
+from pathlib import Path
 from typing import Any, Literal, NamedTuple
 
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jaxtyping import Float, Int
+from jaxtyping import Int
 from threadpoolctl import threadpool_limits
 from tqdm import tqdm
 
-from dmft import observe, site
+from dmft import checkpoint, observe, site
 from dmft.factor import Basis
 from dmft.inputs import input_root
 from dmft.method import Solution, trajectory_of
 from dmft.noise import num_images, white_noise
-from dmft.site import REPLICAS, Form, Physics, Seen, State, Velocity
+from dmft.sharding import host, mesh_for, place
+from dmft.site import REPLICAS, Form, Layers, Physics, Seen, State, Velocity
 from widthwise import Estimate, Problem, Status, check, memory
 from widthwise.precision import float64
 
 LEAST_GAMMA0 = 1e-8
 """Below it rounding of the average shows in f = <z phi> / gamma0; the limit is lazy to 1e-16 there."""
+
+MOST_SUBSTEPS = 64
 
 CHUNK = 32
 """Steps between two looks of Python at the run."""
@@ -58,27 +63,31 @@ def run_chunk(form: Form, physics: Physics, state: State, start: int, stop: int)
     """
     R, M, C = len(state.key), len(physics.watched), physics.y.shape[1]
     record = Seen(jnp.full((CHUNK, R, M, C), jnp.nan), jnp.full((CHUNK, R), jnp.nan))
-    num_forward = M + physics.index.shape[1] * form.online
-    num_backward = physics.index.shape[1]
+    num_forward = M + physics.batch.shape[1] * form.online
+    num_backward = physics.batch.shape[1]
 
     def wanting(carry: tuple) -> Any:
         state, t, _ = carry
-        roomy = has_room(state.b, num_forward) & has_room(state.a, num_backward)
+        roomy = has_room(state.b, num_forward, form.flow) & has_room(state.a, num_backward, form.flow)
         return (t < stop) & ((t == start) | roomy)
 
     def advance(carry: tuple) -> tuple:
         state, t, record = carry
-        state, seen = jax.vmap(lambda state: site.step(form, physics, t, state), axis_name=REPLICAS)(state)
+        move = site.flow if form.flow else site.step
+        state, seen = jax.vmap(lambda state: move(form, physics, t, state), axis_name=REPLICAS)(state)
         return state, t + 1, Seen(*(x.at[t - start].set(now) for x, now in zip(record, seen, strict=True)))
 
     return jax.lax.while_loop(wanting, advance, (state, jnp.asarray(start), record))
 
 
-def has_room(bases: dict[int, Basis], num_functions: int) -> Any:
-    """Whether every basis has room for what the next step may bring: twice what the last one brought and eight more."""
-    room = [
-        jnp.max(basis.size + jnp.minimum(2 * basis.grew + 8, num_functions)) <= basis.e.shape[-1] for basis in bases.values()
-    ]
+def room_wanted(grew: Any, num_functions: int, flow: bool) -> Any:
+    """New functions to be ready for: twice what the last step brought and eight more; a flow takes many steps in one."""
+    return num_functions if flow else jnp.minimum(2 * grew + 8, num_functions)
+
+
+def has_room(bases: dict[int, Basis], num_functions: int, flow: bool) -> Any:
+    """Whether every basis has room for what the next step may bring."""
+    room = [jnp.max(b.size + room_wanted(b.grew, num_functions, flow)) <= b.e.shape[-1] for b in bases.values()]
     return jnp.all(jnp.array(room)) if room else jnp.array(True)
 
 
@@ -91,6 +100,8 @@ class March:
         num_replicas: independent replicas R; their spread is the error bar.
         tol: rest of a kernel, relative to its size, below which no new direction is kept.
         dtype: of the fields; the factor is float64 always. "float32" is two to three times faster.
+        substeps: Runge-Kutta steps per interval of gradient flow (`GradientDescent(flow=True)`); None doubles them until f
+            changes by less than a third of its error bar, or by 1e-4 of f.
 
     Raises:
         ValueError: a setting out of range.
@@ -104,6 +115,7 @@ class March:
     num_replicas: int = 8
     tol: float = 1e-3
     dtype: Literal["float32", "float64"] = "float64"
+    substeps: int | None = None
 
     def __post_init__(self) -> None:
         cure = "Sobol points come with three mirror images each."
@@ -112,67 +124,124 @@ class March:
         check.count("num_replicas", self.num_replicas, "The error bar is the spread of at least two replicas.", least=2)
         check.positive("tol", self.tol)
         check.choice("dtype", self.dtype, ("float32", "float64"))
+        if self.substeps is not None:
+            check.count("substeps", self.substeps)
 
     def run(
-        self, problem: Problem, *, seed: int, kernel_steps: Int[np.ndarray, "kept"], progress: bool, save: tuple[str, ...] = ()
+        self,
+        problem: Problem,
+        *,
+        seed: int,
+        kernel_steps: Int[np.ndarray, "kept"],
+        progress: bool,
+        save: tuple[str, ...] = (),
+        checkpoint: Path | None = None,
     ) -> Solution:
         """Solve `problem`; see `dmft.solve`."""
         if problem.parameterization.gamma0 < LEAST_GAMMA0:
             raise ValueError(
                 f"March needs gamma0 of at least {LEAST_GAMMA0:g} (f is an average over gamma0): use method=Lazy()."
             )
+        if problem.training.flow and self.substeps is None:
+            settings: Any = {"seed": seed, "kernel_steps": kernel_steps, "progress": progress, "save": save}
+            return resolved_in_time(lambda n: replace(self, substeps=n).run(problem, **settings))
         with float64():
-            return _Run(self, problem, seed, kernel_steps, save).solve(progress)
+            return _Run(self, problem, seed, kernel_steps, save).solve(progress, checkpoint)
+
+
+def resolved_in_time(run: Callable[[int], Solution]) -> Solution:
+    """The gradient flow of `run(substeps)`, with as many substeps as it takes, and the change under their last doubling."""
+    substeps, solution = 1, run(1)
+    while True:
+        substeps *= 2
+        finer = run(substeps)
+        with np.errstate(invalid="ignore", over="ignore"):
+            f, change = (
+                np.sqrt(np.mean(x**2))
+                for x in (finer.trajectory.mean.f, (finer.trajectory.mean.f - solution.trajectory.mean.f))
+            )
+            enough = change < max(np.sqrt(np.mean(finer.trajectory.sem.f**2)) / 3, 1e-4 * f)
+        if enough or substeps >= MOST_SUBSTEPS:
+            break
+        solution = finer
+    status = finer.status
+    if status.ok and not enough:
+        status = Status(
+            False,
+            f"gradient flow is not resolved by {substeps} Runge-Kutta steps per interval: f still changes by {change / f:.1g}. "
+            "Lower eta0 and raise num_steps.",
+        )
+    return Solution(finer.trajectory, status, finer.stats | {"substeps": substeps, "error in time": float(change / f)})
 
 
 class _Run:
     """One solve: what stays the same along it, the state, and the record."""
 
-    def __init__(self, method: March, problem: Problem, seed: int, kernel_steps: Int[np.ndarray, "kept"], save: tuple[str, ...]):
+    def __init__(
+        self, method: March, problem: Problem, seed: int, kernel_steps: Int[np.ndarray, "kept"], save: tuple[str, ...]
+    ):
         self.method, self.problem, self.seed, self.save = method, problem, seed, save
         self.kernel_steps = kernel_steps
         self.form = Form.of(problem)
-        self.physics = physics_of(problem, method.tol)
+        self.mesh = mesh_for(method.num_replicas)
+        self.physics = physics_of(problem, method.tol, method.substeps or 1)
         T, M, C = problem.training.num_steps, problem.num_watched, problem.task.num_outputs
         self.require(Rank(M, M))
         self.f = np.full((method.num_replicas, T + 1, M, C), np.nan)
         self.batch_loss = np.full((method.num_replicas, T + 1), np.nan)
         self.kept: list[observe.Fields] = []
+        self.h0: Layers = {}
+        self.G_outputs: list[np.ndarray] = []
         self.t = 0
-        num_forward = M + self.physics.index.shape[1] * self.form.online
-        num_backward = max(M, self.physics.index.shape[1])
+        num_forward = M + self.physics.batch.shape[1] * self.form.online
+        num_backward = max(M, self.physics.batch.shape[1])
         self.state = self.with_room(Rank(room_for(3 * num_forward + 8), room_for(3 * num_backward + 8)), None)
 
-    def solve(self, progress: bool) -> Solution:
+    def solve(self, progress: bool, file: Path | None) -> Solution:
         start, T = time.perf_counter(), self.problem.training.num_steps
+        looked_at = sorted({*self.kernel_steps.tolist()} | ({0} if "update_size" in self.save else set()))
         title = f"dmft.solve {self.form.act.name} L={self.form.L}"
-        with tqdm(total=T + 1, desc=title, disable=None if progress else True, leave=False) as bar:
+        if file is not None:
+            self.resume(file)
+        written = start
+        with tqdm(total=T + 1, initial=self.t, desc=title, disable=None if progress else True, leave=False) as bar:
             while self.t <= T and (self.t == 0 or np.isfinite(self.f[:, self.t - 1]).all()):
                 before = self.t
-                if self.t in self.kernel_steps and len(self.kept) <= np.searchsorted(self.kernel_steps, self.t):
+                if self.t in looked_at:
                     self.keep_fields()
-                later = self.kernel_steps[self.kernel_steps > self.t]
-                self.advance(min([self.t + CHUNK, T + 1, *later]))
+                self.advance(min([self.t + CHUNK, T + 1, *(step for step in looked_at if step > self.t)]))
                 bar.update(self.t - before)
                 bar.set_postfix_str(self.loss_so_far())
+                if file is not None and time.perf_counter() - written > checkpoint.SECONDS:
+                    checkpoint.write(file, self.whose(), self.everything())
+                    written = time.perf_counter()
         return self.solution(time.perf_counter() - start)
 
     def advance(self, stop: int) -> None:
         """Steps up to `stop`, or until a factor is full."""
-        index = self.physics.index
-        self.make_room(len(self.physics.watched) + index.shape[1] * self.form.online, index.shape[1])
-        self.state, t, seen = run_chunk(self.form, self.physics, self.state, self.t, stop)
-        done = slice(self.t, int(t))
-        self.f[:, done] = np.moveaxis(np.asarray(seen.f), 0, 1)[:, : int(t) - self.t]
-        self.batch_loss[:, done] = np.asarray(seen.batch_loss).T[:, : int(t) - self.t]
-        self.t = int(t)
+        batch = self.physics.batch
+        self.make_room(len(self.physics.watched) + batch.shape[1] * self.form.online, batch.shape[1])
+        self.state, t, seen = run_chunk(self.form, self.physics, self.state, int(self.t), int(stop))
+        t = int(host(t))
+        done = slice(self.t, t)
+        self.f[:, done] = np.moveaxis(host(seen.f), 0, 1)[:, : t - self.t]
+        self.batch_loss[:, done] = host(seen.batch_loss).T[:, : t - self.t]
+        self.t = t
 
     def keep_fields(self) -> None:
         """Fields at this step, for the kernels and whatever else is to be saved."""
-        M = len(self.physics.watched)
-        self.make_room(M, M, full=True)
+        M, C = len(self.physics.watched), self.problem.task.num_outputs
+        every_output = bool({"sharpness", "z"} & {*self.save}) and C > 1
+        self.make_room(M, M * C if every_output else M, full=True)
         self.state, fields = observe.fields(self.form, self.physics, self.state)
-        self.kept.append(fields)
+        if self.t == 0:
+            self.h0 = fields.h
+        if self.t in self.kernel_steps:
+            self.kept.append(fields)
+            if every_output:
+                z, g = observe.all_outputs(self.form, self.physics, self.state)
+                self.G_outputs.append(observe.outputs_kernel(g, C))
+                self.kept[-1] = fields._replace(z={l: x[..., ::C] for l, x in z.items()})  # of the first output
 
     # --- room ---------------------------------------------------------------------------------------------------------------
 
@@ -180,10 +249,10 @@ class _Run:
         """Grow the factors if the next step could fill them."""
 
         def wanted(bases: dict[int, Basis], most: int) -> tuple[bool, int]:
-            size = max((int(b.size.max()) for b in bases.values()), default=0)
-            grew = max((int(b.grew.max()) for b in bases.values()), default=0)
+            size = max((int(host(b.size).max()) for b in bases.values()), default=0)
+            grew = max((int(host(b.grew).max()) for b in bases.values()), default=0)
             room = min((b.e.shape[-1] for b in bases.values()), default=0)
-            need = most if full or self.t == 0 else min(2 * grew + 8, most)
+            need = most if full or self.t == 0 else int(room_wanted(grew, most, self.form.flow))
             enough = size + need <= room
             return enough, room if size + need <= 0.75 * room else room_for(1.25 * size + need)
 
@@ -197,8 +266,8 @@ class _Run:
         """The state with every array padded to this capacity: images of functions still to come are noise, bases are zero."""
         form, S, R = self.form, self.method.num_paths, self.method.num_replicas
         L, C, dtype = form.L, self.problem.task.num_outputs, self.method.dtype
-        alpha = np.ones((R, L + 1)) if old is None else np.asarray(old.alpha)
-        v_alpha = np.asarray(old.velocity.alpha) if old is not None and old.velocity else np.zeros_like(alpha)
+        alpha = np.ones((R, L + 1)) if old is None else host(old.alpha)
+        v_alpha = host(old.velocity.alpha) if old is not None and isinstance(old.velocity, Velocity) else np.zeros_like(alpha)
         rank_in = self.physics.watched.shape[1]
 
         def noise(l: int) -> tuple[np.ndarray, np.ndarray]:
@@ -213,7 +282,11 @@ class _Run:
 
         def padded(known: Any, new: np.ndarray) -> Any:
             """The columns known, then those of `new`."""
-            return jnp.asarray(new if known is None else np.concatenate([known, new[..., known.shape[-1] :]], -1))
+            if known is None:
+                return new
+            if self.mesh is None:  # compiles nothing
+                return np.concatenate([known, new[..., known.shape[-1] :]], -1)
+            return jnp.concatenate([known, place(self.mesh, new[..., known.shape[-1] :], S)], -1)
 
         def images(part: int, factor: np.ndarray, known: Layers | None) -> Layers:
             """alpha eps for the columns to come; W^{l-1} makes Wb[l], W^l makes Wa[l]."""
@@ -234,23 +307,61 @@ class _Run:
             a={l: basis(old and old.a[l], capacity.G, 0) for l in range(2, L + 1)},
             eps_u={l: padded(old and old.eps_u[l], draws[l][0]) for l in range(2, L + 1)},
             eps_r={l: padded(old and old.eps_r[l], draws[l][1]) for l in range(1, L)},
-            alpha=jnp.asarray(alpha),
-            size_g=jnp.zeros((R, L + 1)) if old is None else old.size_g,
-            beta=jnp.zeros((R, C)) if old is None else old.beta,
+            alpha=alpha,
+            size_g=np.zeros((R, L + 1)) if old is None else old.size_g,
+            beta=np.zeros((R, C)) if old is None else old.beta,
             velocity=(),
             key=jax.vmap(jax.random.key)(jnp.arange(R) + R * self.seed) if old is None else old.key,
         )
         if form.momentum:
-            was = None if old is None else old.velocity
+            was: Any = None if old is None else old.velocity
             state = state._replace(
                 velocity=Velocity(
                     images(0, v_alpha, was and was.Wb),
                     images(1, v_alpha, was and was.Wa),
-                    jnp.asarray(v_alpha),
-                    jnp.zeros((R, C)) if was is None else was.beta,
+                    v_alpha,
+                    np.zeros((R, C)) if was is None else was.beta,
                 )
             )
-        return state
+        return place(self.mesh, state, S)
+
+    # --- stop and go on -------------------------------------------------------------------------------------------------------
+
+    def whose(self) -> dict[str, Any]:
+        """What must be the same for bits to be the same."""
+        return {
+            "problem": self.problem.fingerprint(),
+            "method": repr(self.method),
+            "seed": self.seed,
+            "kernel_steps": self.kernel_steps.tolist(),
+            "save": list(self.save),
+            "jax": jax.__version__,
+        }
+
+    def everything(self) -> dict[str, Any]:
+        """All that changes along a run."""
+        state = jax.tree.map(host, self.state._replace(key=jax.random.key_data(self.state.key)))
+        record = [np.int64(self.t), self.f, self.batch_loss]
+        return {"state": state, "record": record, "kept": self.kept, "h0": self.h0, "G": self.G_outputs}
+
+    def resume(self, file: Path) -> None:
+        """Go on from a checkpoint, if there is one."""
+        leaves = checkpoint.read(file, self.whose())
+        if leaves is None:
+            return
+        t, self.f, self.batch_loss = leaves["record"]
+        self.t = int(t)
+        template = self.state
+        self.state = checkpoint.like(template, leaves["state"])
+        state = self.state._replace(key=jax.random.wrap_key_data(self.state.key))
+        self.state = place(self.mesh, state, self.method.num_paths)
+        if "kept" in leaves:
+            one = jax.eval_shape(partial(observe.fields, self.form), self.physics, template)[1]
+            each = len(jax.tree.leaves(one))
+            parts = [leaves["kept"][i : i + each] for i in range(0, len(leaves["kept"]), each)]
+            self.kept = [checkpoint.like(one, part) for part in parts]
+            self.h0 = checkpoint.like(one.h, leaves["h0"])
+            self.G_outputs = leaves.get("G", [])
 
     # --- memory and result ----------------------------------------------------------------------------------------------------
 
@@ -258,7 +369,7 @@ class _Run:
         """ValueError if the paths cannot span the directions, MemoryError if memory does not hold them."""
         form, problem, S, R = self.form, self.problem, self.method.num_paths, self.method.num_replicas
         L, M, K, C = form.L, problem.num_watched, len(self.kernel_steps), problem.task.num_outputs
-        T, B = problem.training.num_steps, self.physics.index.shape[1]
+        T, B = problem.training.num_steps, self.physics.batch.shape[1]
         rank_in = self.physics.watched.shape[1]
         images = num_images(form.act.odd)
         most = max(rank_in, C, *(capacity if L > 1 else ()))
@@ -286,7 +397,7 @@ class _Run:
         return f"loss={loss.mean():.3g} +- {loss.std(ddof=1) / math.sqrt(len(loss)):.1g}"
 
     def solution(self, seconds: float) -> Solution:
-        Phi, G, more = observe.kernels(self.form, self.physics, self.kept, len(self.kernel_steps), self.save)
+        Phi, G, more = observe.saved(self.problem, self.f, self.kept, self.h0, self.G_outputs, self.kernel_steps, self.save)
         batch_loss = self.batch_loss if self.form.online else None
         trajectory = trajectory_of(self.problem, self.f, self.kernel_steps, Phi, G, batch_loss, more)
         estimate = Estimate.of(trajectory)
@@ -294,15 +405,15 @@ class _Run:
         missed = 0
         for name, bases in (("Phi", self.state.b), ("G", self.state.a)):
             if bases:
-                stats[f"rank {name}"] = ", ".join(str(int(basis.size.max())) for _, basis in sorted(bases.items()))
-                missed += sum(int(basis.missed.sum()) for basis in bases.values())
+                stats[f"rank {name}"] = ", ".join(str(int(host(basis.size).max())) for _, basis in sorted(bases.items()))
+                missed += sum(int(host(basis.missed).sum()) for basis in bases.values())
         if missed:
             stats["functions left out for want of room, times"] = missed
         status = Status.of(self.problem, estimate.mean, f"solved, {self.problem.training.num_steps} steps")
         return Solution(estimate, status, stats | {"seconds": seconds})
 
 
-def physics_of(problem: Problem, tol: float) -> Physics:
+def physics_of(problem: Problem, tol: float, substeps: int = 1) -> Physics:
     """The numbers of the problem."""
     task, training, L = problem.task, problem.training, problem.architecture.depth
     root, P = input_root(problem), task.num_train
@@ -318,6 +429,7 @@ def physics_of(problem: Problem, tol: float) -> Physics:
         watched=root[P:] if training.online else root,
         train=root[:P],
         y=task.y.reshape(P, -1),
-        index=batches.index,
+        batch=batches.index,
         label_noise=np.zeros((1, 1, 1)) if batches.noise is None else batches.noise,
+        substeps=np.int64(substeps),
     )

@@ -22,8 +22,10 @@ class Solution(NamedTuple):
 class Method(Protocol):
     """A way to solve the infinite-width limit: a small frozen dataclass of its settings."""
 
-    def run(self, problem: Problem, *, seed: int, kernel_steps: Int[np.ndarray, "kept"], progress: bool) -> Solution:
-        """Solve `problem`, keeping kernels at `kernel_steps`.
+    def run(
+        self, problem: Problem, *, seed: int, kernel_steps: Int[np.ndarray, "kept"], progress: bool, save: tuple[str, ...] = ()
+    ) -> Solution:
+        """Solve `problem`, keeping kernels, and the observables `save`, at `kernel_steps`.
 
         Raises:
             ValueError: the method does not apply to the problem; says which does.

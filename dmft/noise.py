@@ -49,7 +49,7 @@ def white_noise(
     return (u, r) if odd else (np.concatenate([u, -u]), np.concatenate([r, r]))
 
 
-def mirrored(key: Array, shape: tuple[int, int], odd: bool, dtype: Any) -> tuple[Float[Array, "S K"], Float[Array, "S K"]]:
+def mirrored(key: Array, shape: tuple[int, ...], odd: bool, dtype: Any) -> tuple[Float[Array, "S K"], Float[Array, "S K"]]:
     """Fresh standard normal numbers (S, K) with the mirror images of `white_noise`: one array for u, one for r."""
     u, r = jax.random.normal(key, (2, shape[0] // num_images(odd), shape[1]), dtype)
     u, r = jnp.concatenate([u, u]), jnp.concatenate([r, -r])

@@ -3,15 +3,18 @@
 from __future__ import annotations
 
 from functools import partial
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jaxtyping import Array, Float
+from jaxtyping import Array, Float, Int
 
 from dmft import site
+from dmft.method import trajectory_of
+from dmft.sharding import host
 from dmft.site import REPLICAS, Form, Layers, Physics, State
+from widthwise import Problem, curvature
 
 
 class Fields(NamedTuple):
@@ -19,8 +22,8 @@ class Fields(NamedTuple):
 
     Attributes:
         h, phi: as in `dmft.site`.
-        z, g: with one output as there; with C outputs for sum_c w_c omega_c, omega of random signs, another in every replica:
-            the mean over replicas of g g is the mean over outputs.
+        z, g: with C outputs those of sum_c w_c omega_c, omega of random signs, others in every replica: the mean of g g over
+            replicas is the mean over outputs. (Where "z" is to be saved, z is that of the first output.)
         row_u, row_r: coordinates (R, M, K) of u^l and r^l.
         phi_eps, g_eps: <phi(h^l) eps_r^l> and <g^l eps_u^l>, (R, M, K).
     """
@@ -55,27 +58,112 @@ def _fields(form: Form, physics: Physics, state: State) -> tuple[State, Fields]:
     return state, Fields(seen.h, seen.phi, back.z, back.g, seen.row_u, back.row_r, phi_eps, g_eps)
 
 
-def kernels(
-    form: Form, physics: Physics, kept: list[Fields], num_kept: int, save: tuple[str, ...]
-) -> tuple[np.ndarray, np.ndarray, dict[str, np.ndarray]]:
-    """Phi and G (R, L, K, M, K, M), and what else is to be saved; steps that a diverging run did not reach stay NaN."""
-    L, K, M = form.L, num_kept, len(physics.watched)
-    R = len(kept[0].h[1]) if kept else 1
+@partial(jax.jit, static_argnames="form")
+def all_outputs(form: Form, physics: Physics, state: State) -> tuple[Layers, Layers]:
+    """z^l and g^l of every watched point and output, (R, S, M C); the functions that they bring are forgotten."""
 
-    def two_times(products: dict[tuple[int, int, int], Float[Array, "R M M"]]) -> np.ndarray:
-        out = np.full((R, L, K, M, K, M), np.nan)
-        for (l, i, j), block in products.items():
-            out[:, l - 1, i, :, j, :] = np.asarray(block)
+    def replica(state: State) -> tuple[Layers, Layers]:
+        M, C = len(physics.watched), len(state.beta)
+        seen = site.forward(form, physics, state, physics.watched)
+        h = {l: jnp.repeat(x, C, axis=1) for l, x in seen.h.items()}
+        back = site.backward(form, physics, state, seen, h, jnp.tile(jnp.eye(C), (M, 1)), jnp.zeros_like(state.size_g))
+        return back.z, back.g
+
+    return jax.vmap(replica, axis_name=REPLICAS)(state)
+
+
+def outputs_kernel(g: Layers, num_outputs: int) -> Float[np.ndarray, "R L M C M C"]:
+    """<g^l_mc g^l_nc'>"""
+    out = [host(jnp.einsum("rsm,rsn->rmn", x, x) / x.shape[1]) for _, x in sorted(g.items())]
+    R, MC, _ = out[0].shape
+    return np.stack(out, axis=1).reshape(R, len(out), MC // num_outputs, num_outputs, MC // num_outputs, num_outputs)
+
+
+def saved(
+    problem: Problem,
+    f: Float[np.ndarray, "R states points outputs"],
+    kept: list[Fields],
+    h0: Layers,
+    G_outputs: list[np.ndarray],
+    kernel_steps: Int[np.ndarray, "kept"],
+    save: tuple[str, ...],
+) -> tuple[np.ndarray, np.ndarray, dict[str, np.ndarray]]:
+    """Phi and G (R, L, K, M, K, M), and what else is to be saved; kept steps that a diverging run did not reach are NaN.
+
+    Args:
+        f: outputs of every replica.
+        kept: fields at the kept steps that were reached.
+        h0: h^l at the first step, where update_size is to be saved.
+        G_outputs: `outputs_kernel` at those steps, where sharpness of several outputs is to be saved.
+    """
+    training, (R, _, M, C) = problem.training, f.shape
+    L, K, bias = problem.architecture.depth, len(kernel_steps), problem.architecture.bias
+    rates = training.rates(L)
+
+    def full(x: np.ndarray) -> np.ndarray:
+        """(R, reached, ...) with NaN for the steps not reached."""
+        out = np.full((R, K, *x.shape[2:]), np.nan)
+        out[:, : x.shape[1]] = x
         return out
 
-    def overlaps(layers: list[Layers]) -> np.ndarray:
-        """<x(t) x(s)> of every layer."""
-        products = {}
-        for l in range(1, L + 1):
-            for i, now in enumerate(layers):
-                for j, before in enumerate(layers[: i + 1]):
-                    block = jnp.einsum("rsm,rsn->rmn", now[l], before[l]) / now[l].shape[1]
-                    products[l, i, j], products[l, j, i] = block, jnp.swapaxes(block, 1, 2)
-        return two_times(products)
+    def two_times(rows: list[Layers], columns: list[Layers], product: Any, layers: list[int]) -> np.ndarray:
+        """product(row(t), column(s)) (R, M, M) of every layer and pair of kept steps: (R, layers, K, M, K, M)."""
+        out = np.full((R, len(layers), K, M, K, M), np.nan)
+        for place, l in enumerate(layers):
+            for i, now in enumerate(rows):
+                for j, then in enumerate(columns):
+                    if product is overlap and j > i:
+                        continue
+                    block = host(product(now[l], then[l]))
+                    out[:, place, i, :, j, :] = block
+                    if product is overlap:
+                        out[:, place, j, :, i, :] = np.swapaxes(block, 1, 2)
+        return out
 
-    return overlaps([x.phi for x in kept]), overlaps([x.g for x in kept]), {}
+    def per_layer(steps: list[Layers]) -> np.ndarray:
+        """(R, K, L, M, S)"""
+        stacked = [np.stack([np.swapaxes(host(x), 1, 2) for _, x in sorted(step.items())], 1) for step in steps]
+        return full(np.stack(stacked, 1)) if stacked else np.zeros((R, K, L, M, 0))
+
+    layers = list(range(1, L + 1))
+    phi, g = [x.phi for x in kept], [x.g for x in kept]
+    Phi, G = two_times(phi, phi, overlap, layers), two_times(g, g, overlap, layers)
+    trajectory = trajectory_of(problem, f, kernel_steps, Phi, G, batch_loss=np.zeros(f.shape[:2]))
+
+    def sharpness_of() -> np.ndarray:
+        if C == 1:
+            kernel = trajectory.tangent_kernel(problem.Phi0, rates, bias)[:, :, :, None, :, None]
+        else:
+            G_all = full(np.stack(G_outputs, 1))  # (R, K, L, M, C, M, C)
+            Phi_all = np.moveaxis(trajectory.equal_time("Phi"), 1, 2) + bias**2  # (R, K, L, M, M)
+            before = np.concatenate([np.broadcast_to(problem.Phi0, (R, K, 1, M, M)), Phi_all[:, :, :-1]], axis=2)
+            kernel = np.einsum("l,rklmcnd,rklmn->rkmcnd", rates[:L], G_all, before)
+            kernel += rates[L] * np.einsum("rkmn,cd->rkmcnd", Phi_all[:, :, -1], np.eye(C))
+        return curvature.sharpness(problem, kernel, f[:, kernel_steps])
+
+    def update_size() -> np.ndarray:
+        sizes = [[np.sqrt(host(jnp.mean((x.h[l] - h0[l]).astype(float) ** 2, axis=(1, 2)))) for l in layers] for x in kept]
+        return full(np.moveaxis(np.array(sizes), 2, 0))
+
+    ways = {
+        "NTK": lambda: trajectory.tangent_kernel(problem.Phi0, rates, bias),
+        "eigenvalues": lambda: curvature.eigenvalues(problem, trajectory.tangent_kernel(problem.Phi0, rates, bias)),
+        "sharpness": sharpness_of,
+        "update_size": update_size,
+        "phi_r": lambda: two_times([x.phi_eps for x in kept], [x.row_r for x in kept], contract, layers[:-1]),
+        "g_u": lambda: two_times([x.g_eps for x in kept], [x.row_u for x in kept], contract, layers[1:]),
+        "h": lambda: per_layer([x.h for x in kept]),
+        "z": lambda: per_layer([x.z for x in kept]),
+    }
+    return Phi, G, {name: ways[name]() for name in save}
+
+
+def overlap(x: Float[Array, "R S M"], y: Float[Array, "R S M"]) -> Float[Array, "R M M"]:
+    """<x_m y_n>"""
+    return jnp.einsum("rsm,rsn->rmn", x, y) / x.shape[1]
+
+
+def contract(x: Float[Array, "R M K"], row: Float[Array, "R M K'"]) -> Float[Array, "R M M"]:
+    """<x_m eps> . row_n, over the directions that both know (x feels no noise that came later)."""
+    K = min(x.shape[-1], row.shape[-1])
+    return jnp.einsum("rmk,rnk->rmn", x[..., :K], row[..., :K])

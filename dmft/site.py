@@ -27,7 +27,6 @@ from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
-import numpy as np
 from jaxtyping import Array, Float, Int
 
 from dmft import factor
@@ -55,6 +54,7 @@ class Form:
     nesterov: bool
     decays: bool
     langevin: bool
+    flow: bool
 
     @staticmethod
     def of(problem: Problem) -> Form:
@@ -70,6 +70,7 @@ class Form:
             nesterov=training.nesterov,
             decays=training.weight_decay > 0,
             langevin=training.temperature > 0,
+            flow=training.flow,
         )
 
 
@@ -83,22 +84,24 @@ class Physics(NamedTuple):
         watched: (M, rank) input coordinates of the points where f is recorded.
         train: (P, rank) those of the train points.
         y: (P, C) targets.
-        index: (T+1, B) train points of the batch of each state.
+        batch: (T+1, B) train points of the batch of each state.
         label_noise: (T+1, B, C), or zeros of shape (1, 1, 1).
+        substeps: Runge-Kutta steps per interval of gradient flow.
     """
 
-    gamma0: Array
-    bias: Array
-    momentum: Array
-    weight_decay: Array
-    temperature: Array
-    tol: Array
-    eta: Array
-    watched: Array
-    train: Array
-    y: Array
-    index: Array
-    label_noise: Array
+    gamma0: Any
+    bias: Any
+    momentum: Any
+    weight_decay: Any
+    temperature: Any
+    tol: Any
+    eta: Any
+    watched: Any
+    train: Any
+    y: Any
+    batch: Any
+    label_noise: Any
+    substeps: Any
 
 
 class Velocity(NamedTuple):
@@ -168,7 +171,9 @@ def average(x: Float[Array, "paths i"], y: Float[Array, "paths k"]) -> Float[Arr
 def forward(form: Form, physics: Physics, state: State, root: Float[Array, "points rank"]) -> Forward:
     """h^l, phi(h^l) and f at the points with these input coordinates."""
     dtype = state.Wb[1].dtype
-    b, row_u, h, phi = dict(state.b), {1: root.astype(dtype)}, {}, {}
+    b, row_u = dict(state.b), {1: root.astype(dtype)}
+    h: Layers = {}
+    phi: Layers = {}
     for l in range(1, form.L + 1):
         if l > 1:
             b[l - 1], row = factor.extend(b[l - 1], phi[l - 1], physics.tol * jnp.mean(phi[l - 1] ** 2), REPLICAS)
@@ -196,7 +201,9 @@ def backward(
     Rests are compared with the mean square of g, or `relative_to` where that is larger.
     """
     L, dtype = form.L, state.Wb[1].dtype
-    a, row_r, z, g, size_g = dict(state.a), {L: Delta.astype(dtype)}, {}, {}, relative_to
+    a, row_r, size_g = dict(state.a), {L: Delta.astype(dtype)}, relative_to
+    z: Layers = {}
+    g: Layers = {}
     for l in range(L, 0, -1):
         if l < L:
             size_g = size_g.at[l].max(jnp.mean(g[l + 1].astype(float) ** 2))
@@ -204,7 +211,9 @@ def backward(
             row_r[l] = row.astype(dtype)
         z[l] = state.Wa[l] @ row_r[l].T
         if l < L:
-            B = average(g[l + 1], state.eps_u[l + 1]) * state.alpha[l].astype(dtype)  # <d g^{l+1} / d eps_u>, the diagonal s = t included
+            B = average(g[l + 1], state.eps_u[l + 1]) * state.alpha[l].astype(
+                dtype
+            )  # <d g^{l+1} / d eps_u>, the diagonal s = t included
             z[l] += seen.b[l].e @ B.T
         g[l] = form.act.d(h[l]) * z[l]
     return Backward(a, row_r, z, g, size_g)
@@ -227,7 +236,8 @@ class Gradient(NamedTuple):
 
 def evaluate(form: Form, physics: Physics, t: Int[Array, ""], state: State) -> tuple[State, Seen, Gradient]:
     """Fields, outputs and gradients at index t from what came before; the state knows the new functions."""
-    index = physics.index[t]
+    index = physics.batch[t]
+    batch: Any
     if form.online:
         B = len(index)
         seen = forward(form, physics, state, jnp.concatenate([physics.train[index], physics.watched]))
@@ -237,8 +247,9 @@ def evaluate(form: Form, physics: Physics, t: Int[Array, ""], state: State) -> t
         seen = forward(form, physics, state, physics.watched)
         batch = slice(0, len(index)) if form.full_batch else index
         f_batch, f = seen.f[batch], seen.f
-    y = physics.y[index] + (physics.label_noise[t] if physics.label_noise.size > 1 else 0.0)
-    Delta = form.loss.minus_gradient(f_batch, y) / len(index)
+    y = physics.y[index]
+    noisy = y + (physics.label_noise[t] if physics.label_noise.size > 1 else 0.0)
+    Delta = form.loss.minus_gradient(f_batch, noisy) / len(index)
     h, phi = ({l: x[:, batch] for l, x in fields.items()} for fields in (seen.h, seen.phi))
     back = backward(form, physics, state, seen, h, Delta, state.size_g)
     gamma0 = physics.gamma0.astype(state.Wb[1].dtype)
@@ -249,6 +260,39 @@ def evaluate(form: Form, physics: Physics, t: Int[Array, ""], state: State) -> t
     )
     state = state._replace(b=seen.b, a=back.a, size_g=back.size_g)
     return state, Seen(f, jnp.mean(form.loss.of(f_batch, y))), G
+
+
+def flow(form: Form, physics: Physics, t: Int[Array, ""], state: State) -> tuple[State, Seen]:
+    """What `step` is for gradient flow: on to t + 1 by the classical Runge-Kutta rule, each stage a point in time."""
+    weight, ahead = jnp.array([1 / 6, 1 / 3, 1 / 3, 1 / 6]), jnp.array([0.5, 0.5, 1.0, 0.0])
+    h = 1 / physics.substeps
+
+    def slope(state: State, G: Gradient) -> tuple:
+        """eta (G - weight_decay theta) of Wb, Wa, beta and alpha."""
+        eta = physics.eta[t]
+
+        def of(W: Array, G: Array, eta: Array) -> Array:
+            return (eta * h).astype(W.dtype) * (G - physics.weight_decay.astype(W.dtype) * W)
+
+        Wb = {l: of(W, G.Wb[l], eta[l - 1]) for l, W in state.Wb.items()}
+        Wa = {l: of(W, G.Wa[l], eta[l]) for l, W in state.Wa.items()}
+        return Wb, Wa, of(state.beta, G.beta, eta[-1]), of(state.alpha, 0.0 * state.alpha, eta)
+
+    def stage(j: Array, carry: tuple) -> tuple:
+        state, start, total, seen = carry
+        state, now, G = evaluate(form, physics, t, state)
+        seen = jax.tree.map(lambda first, x: jnp.where(j == 0, x, first), seen, now)
+        k, s = slope(state, G), j % 4
+        total = jax.tree.map(lambda sum_, k: jnp.where(s == 0, 0.0, sum_) + weight[s].astype(k.dtype) * k, total, k)
+        point = jax.tree.map(lambda x, sum_, k: x + jnp.where(s == 3, sum_, ahead[s].astype(k.dtype) * k), start, total, k)
+        start = jax.tree.map(lambda x, end: jnp.where(s == 3, end, x), start, point)
+        return state._replace(Wb=point[0], Wa=point[1], beta=point[2], alpha=point[3]), start, total, seen
+
+    start = (state.Wb, state.Wa, state.beta, state.alpha)
+    M, C = len(physics.watched), len(state.beta)
+    carry = (state, start, jax.tree.map(jnp.zeros_like, start), Seen(jnp.zeros((M, C)), jnp.zeros(())))
+    state, _, _, seen = jax.lax.fori_loop(0, 4 * physics.substeps, stage, carry)
+    return state, seen
 
 
 def step(form: Form, physics: Physics, t: Int[Array, ""], state: State) -> tuple[State, Seen]:

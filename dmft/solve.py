@@ -2,42 +2,65 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterable
+from functools import partial
+from pathlib import Path
+from typing import Any
 
+from dmft import deep_linear, two_layer
+from dmft.accuracy import to_order
 from dmft.deep_linear import DeepLinear
 from dmft.lazy import Lazy
 from dmft.march import March
-from dmft.method import Method
-from widthwise import Problem, Result, check
+from dmft.method import Method, Solution
+from dmft.two_layer import TwoLayer
+from widthwise import Problem, Result, Trajectory, check
 from widthwise.activation import NAMED
 from widthwise.result import provenance
 from widthwise.trajectory import chosen_steps
+
+METHODS = "March(), TwoLayer(), DeepLinear() or Lazy()"
+
+LARGEST_GRID = 3000
+"""Steps times points up to which DeepLinear, whose cost is their cube, is chosen."""
 
 
 def solve(
     problem: Problem,
     method: Method | None = None,
     *,
+    rtol: float | None = None,
+    max_seconds: float | None = None,
     seed: int = 0,
     save_kernels: Iterable[int] | None = None,
+    save: Iterable[str] = (),
+    checkpoint: str | os.PathLike[str] | None = None,
     progress: bool = True,
     throw: bool = True,
 ) -> Result:
     """The infinite-width limit of a Problem.
 
-    Without a `method`: `DeepLinear()` for linear activations, `Lazy()` where the parameterization has a lazy limit,
-    `March()` for everything else.
+    Without a `method` the most accurate one that applies is taken; `print(result)` says which and why.
 
     Args:
         problem: what to solve.
-        method: `March(...)`, `DeepLinear()` or `Lazy()`.
+        method: `March(...)`, `TwoLayer(...)`, `DeepLinear()` or `Lazy()`.
+        rtol: error bar of f that is asked for, relative to f (root mean squares over steps and points): March then takes as
+            many paths as that needs, and `stats` say what it came to and what limited it.
+        max_seconds: budget for that; out of it, the best answer comes with a status that is not ok.
         seed: of the sampled paths; the same seed gives the same bits on the same machine.
         save_kernels: steps at which Phi and G are kept, by default the first and the last.
+        save: more observables at those steps, by the names in `Trajectory.NAMES`: "NTK", "eigenvalues", "sharpness",
+            "update_size", "h", "z", "phi_r", "g_u".
+        checkpoint: a file in which a long march saves itself every minute; a solve that finds the file goes on from there and
+            gives the bits of an uninterrupted one. It is removed at the end.
         progress: show a bar (in a terminal).
         throw: raise `Unsolved` unless the status is ok.
 
     Returns:
-        Result with f (T+1, M), loss, test_loss and kernels Phi, G (L, K, M, K, M) at the kept steps.
+        Result with f (T+1, M), or (T+1, M, C) for C outputs, loss, test_loss and kernels Phi, G (L, K, M, K, M) at the kept
+        steps.
 
     Raises:
         ValueError: the parameterization has no limit, or the method does not apply.
@@ -46,7 +69,7 @@ def solve(
 
     Example:
         >>> from widthwise import MLP, GradientDescent, Parameterization, Problem, tasks
-        >>> problem = Problem(MLP(1, "tanh"), Parameterization(gamma0=1.0),
+        >>> problem = Problem(MLP(2, "tanh"), Parameterization(gamma0=1.0),
         ...                   tasks.sphere(3, input_dim=8), GradientDescent(eta0=0.5, num_steps=20))
         >>> theory = solve(problem, March(num_paths=256), progress=False)
         >>> bool(theory.mean.loss[-1] < theory.mean.loss[0])
@@ -54,25 +77,52 @@ def solve(
     """
     check.instance("problem", problem, Problem)
     if method is not None:
-        check.instance("method", method, Method, "Pass March(), DeepLinear() or Lazy(), or leave it out.")
+        check.instance("method", method, Method, f"Pass {METHODS}, or leave it out.")
     limit = problem.parameterization.limit
     if limit == "none":
         raise ValueError(
             f"kind={problem.parameterization.kind!r} has no infinite-width limit at a fixed learning rate: one step changes "
             "f by an amount that grows like N. Use kind='mean_field' (feature learning) or kind='ntk' (lazy)."
         )
-    if method is None:
-        method = default_method(problem)
-    elif limit == "lazy" and not isinstance(method, Lazy):
+    if limit == "lazy" and method is not None and not isinstance(method, Lazy):
         raise ValueError("kind='ntk' has the lazy limit: use method=Lazy(), or kind='mean_field' to learn features.")
     check.count("seed", seed, least=0)
+    for name, value in (("rtol", rtol), ("max_seconds", max_seconds)):
+        if value is not None:
+            check.positive(name, value)
+    save = (save,) if isinstance(save, str) else tuple(save)
+    for name in save:
+        check.choice("save", name, Trajectory.NAMES)
+    why = "as asked for"
+    if method is None:
+        method, why = choose(problem, save)
     steps = chosen_steps(problem.training.num_steps, save_kernels)
-    solution = method.run(problem, seed=seed, kernel_steps=steps, progress=progress)
-    return Result(problem, *solution, provenance(problem, repr(method), seed)).or_raise(throw)
+    run = partial(_run, problem, seed=seed, kernel_steps=steps, progress=progress, save=save, checkpoint=checkpoint)
+    if rtol is not None and isinstance(method, March):
+        solution, method = to_order(problem, rtol, max_seconds, run, method)
+    else:
+        solution = run(method)
+    known = provenance(problem, repr(method), seed) | {"why": why}
+    if checkpoint is not None:
+        Path(checkpoint).unlink(missing_ok=True)
+    return Result(problem, *solution, known).or_raise(throw)
 
 
-def default_method(problem: Problem) -> Method:
-    """The most accurate method that applies."""
+def _run(problem: Problem, method: Method, *, checkpoint: str | os.PathLike[str] | None, **settings: Any) -> Solution:
+    """`method.run`; only a march takes long enough for checkpoints."""
+    more: dict[str, Any] = {"checkpoint": Path(checkpoint)} if checkpoint is not None and isinstance(method, March) else {}
+    return method.run(problem, **settings, **more)
+
+
+def choose(problem: Problem, save: tuple[str, ...] = ()) -> tuple[Method, str]:
+    """The most accurate method that applies and knows what is to be saved, and why it is that one."""
     if problem.parameterization.limit == "lazy":
-        return Lazy()
-    return DeepLinear() if problem.architecture.activation == NAMED["linear"] else March()
+        return Lazy(), "kind='ntk' has the lazy limit"
+    grid = (problem.training.num_steps + 1) * problem.num_watched
+    if DeepLinear.obstacle(problem) is None and grid <= LARGEST_GRID and {*save} <= {*deep_linear.SAVES}:
+        return DeepLinear(), "linear activation: averages close on themselves, no sampling"
+    if problem.architecture.depth == 1 and TwoLayer.obstacle(problem) is None and {*save} <= {*two_layer.SAVES}:
+        return TwoLayer(), "one hidden layer: particles without responses"
+    if problem.architecture.activation == NAMED["linear"]:
+        return March(num_paths=1024, tol=1e-8), "linear activation: second moments of the paths are exact"
+    return March(), "deep and nonlinear: sampled paths"

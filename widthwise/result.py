@@ -133,8 +133,9 @@ class Result:
         mean, sem, n = self.mean, self.sem, self.trajectory.n
         shown = np.unique(np.linspace(0, len(mean.steps) - 1, 6).round().astype(int))
         runs = "exact" if n == 0 else f"{n} runs"
+        why = f" ({why})" if (why := self.provenance.get("why")) else ""
         lines = [
-            f"{self.provenance.get('method', 'Result')}: {self.status} [{runs}]",
+            f"{self.provenance.get('method', 'Result')}: {self.status} [{runs}]{why}",
             "  step   train loss            test loss",
         ]
         for t in shown:

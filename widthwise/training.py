@@ -242,7 +242,7 @@ def _like(f: Any, function: Any, *args: Any) -> Any:
         return np.asarray(function(*args))
 
 
-def move(theta: Any, velocity: Any, G: Any, eta: Any, momentum: float, nesterov: bool, weight_decay: Any) -> tuple[Any, Any]:
+def move(theta: Any, velocity: Any, G: Any, eta: Any, momentum: Any, nesterov: bool, weight_decay: Any) -> tuple[Any, Any]:
     """One update of a parameter (see `GradientDescent`), or of anything linear in the parameters; None is no velocity."""
     if not (isinstance(weight_decay, float) and weight_decay == 0):
         G = G - weight_decay * theta

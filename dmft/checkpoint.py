@@ -1,0 +1,58 @@
+"""Checkpoints of a march: what it takes to go on from where a run stopped, to the last bit."""
+
+from __future__ import annotations
+
+import io
+import json
+import os
+from pathlib import Path
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from widthwise.result import atomic_write
+
+SECONDS = 60.0
+"""Between two checkpoints."""
+
+
+def write(path: Path, header: dict[str, Any], arrays: dict[str, Any]) -> None:
+    """One file, atomically: a header that says whose it is, and pytrees of arrays by name."""
+    flat = {f"{name}/{i}": np.asarray(x) for name, tree in arrays.items() for i, x in enumerate(jax.tree.leaves(tree))}
+    buffer = io.BytesIO()
+    np.savez(buffer, header=np.array(json.dumps(header)), **flat)  # type: ignore[arg-type]
+    with atomic_write(path) as file:
+        file.write(buffer.getbuffer())
+
+
+def read(path: Path, header: dict[str, Any]) -> dict[str, list[np.ndarray]] | None:
+    """The leaves of the pytrees by name; None if there is no such file.
+
+    Raises:
+        ValueError: the file is damaged, or of another solve.
+    """
+    if not os.path.exists(path):
+        return None
+    try:
+        with np.load(path, allow_pickle=False) as file:
+            if damaged := file.zip.testzip():
+                raise ValueError(f"wrong checksum of {damaged}")
+            data = {name: file[name] for name in file.files}
+        theirs = json.loads(str(data.pop("header")))
+    except Exception as error:  # whatever zip, numpy and json make of arbitrary bytes
+        raise ValueError(f"checkpoint {path} is damaged ({error}): delete it to start anew.") from error
+    if differing := [name for name in header if theirs.get(name) != header[name]]:
+        raise ValueError(
+            f"checkpoint {path} is of another solve: it differs in {', '.join(differing)}. Delete it, or choose another file."
+        )
+    trees: dict[str, list[np.ndarray]] = {}
+    for name, x in data.items():  # in the order of writing
+        trees.setdefault(name.split("/")[0], []).append(x)
+    return trees
+
+
+def like(template: Any, leaves: list[np.ndarray]) -> Any:
+    """The pytree of the template's structure with these leaves."""
+    return jax.tree.unflatten(jax.tree.structure(template), [jnp.asarray(x) for x in leaves])

@@ -1,0 +1,47 @@
+"""Paths and replicas over devices, of one process or of many (`jax.distributed`)."""
+
+from __future__ import annotations
+
+import math
+from typing import Any
+
+import jax
+import numpy as np
+from jax.sharding import Mesh, NamedSharding, PartitionSpec
+
+
+def mesh_for(num_replicas: int) -> Mesh | None:
+    """All devices as (replicas, paths): as many groups of replicas as divide, the rest share the paths; None for one device."""
+    devices = jax.devices()
+    if len(devices) == 1:
+        return None
+    groups = math.gcd(num_replicas, len(devices))
+    return Mesh(np.array(devices).reshape(groups, -1), ("replicas", "paths"))
+
+
+def place(mesh: Mesh | None, tree: Any, num_paths: int) -> Any:
+    """Arrays (R, ...) or (R, S, ...) on their devices; every process holds all of what it passes in."""
+
+    def put(x: Any) -> Any:
+        if mesh is None:
+            return jax.device_put(x)
+        if isinstance(x, jax.Array) and not x.is_fully_addressable:
+            return x
+        names = ("replicas", "paths") if x.ndim > 1 and x.shape[1] == num_paths else ("replicas",)
+        sharding = NamedSharding(mesh, PartitionSpec(*names))
+        if isinstance(x, jax.Array):  # keys of random numbers, among others
+            return jax.device_put(x, sharding)
+        return jax.make_array_from_callback(x.shape, sharding, lambda index: x[index])
+
+    return jax.tree.map(put, tree)
+
+
+def host(x: Any) -> np.ndarray:
+    """A numpy array of the whole of x, on every process."""
+    if isinstance(x, jax.Array) and not x.is_fully_addressable:
+        if x.is_fully_replicated:
+            return np.asarray(x.addressable_data(0))
+        from jax.experimental import multihost_utils
+
+        return np.asarray(multihost_utils.process_allgather(x, tiled=True))
+    return np.asarray(x)
