@@ -9,7 +9,6 @@ from pathlib import Path
 from typing import Any
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 
 from widthwise.result import atomic_write
@@ -55,4 +54,4 @@ def read(path: Path, header: dict[str, Any]) -> dict[str, list[np.ndarray]] | No
 
 def like(template: Any, leaves: list[np.ndarray]) -> Any:
     """The pytree of the template's structure with these leaves."""
-    return jax.tree.unflatten(jax.tree.structure(template), [jnp.asarray(x) for x in leaves])
+    return jax.tree.unflatten(jax.tree.structure(template), leaves)

@@ -266,7 +266,7 @@ class _Run:
         """The state with every array padded to this capacity: images of functions still to come are noise, bases are zero."""
         form, S, R = self.form, self.method.num_paths, self.method.num_replicas
         L, C, dtype = form.L, self.problem.task.num_outputs, self.method.dtype
-        alpha = np.ones((R, L + 1)) if old is None else host(old.alpha)
+        alpha: Any = np.ones((R, L + 1)) if old is None else host(old.alpha)
         v_alpha = host(old.velocity.alpha) if old is not None and isinstance(old.velocity, Velocity) else np.zeros_like(alpha)
         rank_in = self.physics.watched.shape[1]
 
@@ -300,6 +300,11 @@ class _Run:
                 return Basis.zeros(R, S, K, dtype, first)
             return known._replace(e=padded(known.e, np.zeros((R, S, K), dtype)))
 
+        key: Any = np.random.default_rng(self.seed).integers(0, 2**32, (R, 2), dtype=np.uint32) if old is None else old.key
+
+        def zeros(n: int) -> Any:
+            return np.zeros((R, n))
+
         state = State(
             Wb=images(0, alpha, old and old.Wb),
             Wa=images(1, alpha, old and old.Wa),
@@ -308,10 +313,10 @@ class _Run:
             eps_u={l: padded(old and old.eps_u[l], draws[l][0]) for l in range(2, L + 1)},
             eps_r={l: padded(old and old.eps_r[l], draws[l][1]) for l in range(1, L)},
             alpha=alpha,
-            size_g=np.zeros((R, L + 1)) if old is None else old.size_g,
-            beta=np.zeros((R, C)) if old is None else old.beta,
+            size_g=zeros(L + 1) if old is None else old.size_g,
+            beta=zeros(C) if old is None else old.beta,
             velocity=(),
-            key=jax.vmap(jax.random.key)(jnp.arange(R) + R * self.seed) if old is None else old.key,
+            key=key,
         )
         if form.momentum:
             was: Any = None if old is None else old.velocity
@@ -320,7 +325,7 @@ class _Run:
                     images(0, v_alpha, was and was.Wb),
                     images(1, v_alpha, was and was.Wa),
                     v_alpha,
-                    np.zeros((R, C)) if was is None else was.beta,
+                    zeros(C) if was is None else was.beta,
                 )
             )
         return place(self.mesh, state, S)
@@ -340,7 +345,7 @@ class _Run:
 
     def everything(self) -> dict[str, Any]:
         """All that changes along a run."""
-        state = jax.tree.map(host, self.state._replace(key=jax.random.key_data(self.state.key)))
+        state = jax.tree.map(host, self.state)
         record = [np.int64(self.t), self.f, self.batch_loss]
         return {"state": state, "record": record, "kept": self.kept, "h0": self.h0, "G": self.G_outputs}
 
@@ -352,9 +357,7 @@ class _Run:
         t, self.f, self.batch_loss = leaves["record"]
         self.t = int(t)
         template = self.state
-        self.state = checkpoint.like(template, leaves["state"])
-        state = self.state._replace(key=jax.random.wrap_key_data(self.state.key))
-        self.state = place(self.mesh, state, self.method.num_paths)
+        self.state = place(self.mesh, checkpoint.like(template, leaves["state"]), self.method.num_paths)
         if "kept" in leaves:
             one = jax.eval_shape(partial(observe.fields, self.form), self.physics, template)[1]
             each = len(jax.tree.leaves(one))

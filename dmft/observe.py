@@ -46,7 +46,11 @@ def fields(form: Form, physics: Physics, state: State) -> tuple[State, Fields]:
 
 def _fields(form: Form, physics: Physics, state: State) -> tuple[State, Fields]:
     M, C = len(physics.watched), len(state.beta)
-    signs = jax.random.rademacher(jax.random.fold_in(state.key, 2**31 - 1), (C,), float) if C > 1 else jnp.ones(1)
+    signs = (
+        jax.random.rademacher(jax.random.fold_in(jax.random.wrap_key_data(state.key), 2**31 - 1), (C,), float)
+        if C > 1
+        else jnp.ones(1)
+    )
     seen = site.forward(form, physics, state, physics.watched)
     omega = jnp.tile(signs / jnp.sqrt(C), (M, 1))
     back = site.backward(form, physics, state, seen, seen.h, omega, jnp.zeros_like(state.size_g))

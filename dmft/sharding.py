@@ -29,8 +29,6 @@ def place(mesh: Mesh | None, tree: Any, num_paths: int) -> Any:
             return x
         names = ("replicas", "paths") if x.ndim > 1 and x.shape[1] == num_paths else ("replicas",)
         sharding = NamedSharding(mesh, PartitionSpec(*names))
-        if isinstance(x, jax.Array):  # keys of random numbers, among others
-            return jax.device_put(x, sharding)
         return jax.make_array_from_callback(x.shape, sharding, lambda index: x[index])
 
     return jax.tree.map(put, tree)

@@ -127,7 +127,7 @@ class State(NamedTuple):
         size_g: (L,) largest mean square of the fields g^l so far: what a rest of g is compared with.
         beta: (C,) output biases.
         velocity: those of Wb, Wa, alpha, beta; empty without momentum.
-        key: of the Langevin noise.
+        key: of the Langevin noise, as whole numbers.
     """
 
     Wb: Layers
@@ -325,7 +325,7 @@ def _kicked(form: Form, physics: Physics, t: Int[Array, ""], state: State) -> St
         for part, (W, eps, l) in enumerate(((Wb, eps_u, i + 1), (Wa, eps_r, i))):
             if l not in W:
                 continue
-            key = jax.random.fold_in(jax.random.fold_in(state.key, t), 2 * l + part)
+            key = jax.random.fold_in(jax.random.fold_in(jax.random.wrap_key_data(state.key), t), 2 * l + part)
             kick = size[i].astype(dtype) * mirrored(key, W[l].shape, form.act.odd, dtype)[part]
             W[l] += kick
             if l in eps:
