@@ -1,26 +1,41 @@
-"""The script of the README runs as written."""
+"""The scripts of the README and of the documentation run as written, and links lead somewhere."""
 
 from __future__ import annotations
 
 import re
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 README = Path(__file__).parent.parent / "README.md"
+DOCS = README.parent / "docs"
 
 
-def test_readme_script(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
-    script = re.search(r"```python\n(.*?)```", README.read_text(), re.DOTALL)
-    assert script is not None
+def scripts(page: Path) -> list[str]:
+    return re.findall(r"```python\n(.*?)```", page.read_text(), re.DOTALL)
+
+
+def test_scripts(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+    ten_lines, training = scripts(README)
     monkeypatch.chdir(tmp_path)
-    exec(script.group(1), {})
+    names: dict[str, Any] = {}
+    exec(ten_lines, names)
     shown = capsys.readouterr().out
     assert "theory and experiment agree" in shown
     assert "exponent of the variance in N: -" in shown
     assert (tmp_path / "theory.npz").exists()
+    for script in (training, *scripts(DOCS / "training.md")):  # in one process: what is compiled serves again
+        exec(script, names)
+    shown = capsys.readouterr().out
+    assert "relative error" in shown
+    assert "(21, 12, 3) (21, 12, 3)" in shown
+    assert "(8, 3, 2, 6, 256)" in shown
 
 
-def test_readme_links() -> None:
-    for target in re.findall(r"\]\(([^)#]+)\)", README.read_text()):
-        assert target.startswith("https://") or (README.parent / target).exists(), target
+@pytest.mark.parametrize("page", [README, *sorted(DOCS.glob("*.md"))], ids=lambda page: page.name)
+def test_links(page: Path) -> None:
+    for target in re.findall(r"\]\(([^)#]+)\)", page.read_text()):
+        assert target.startswith("https://") or (page.parent / target).exists(), target
+    for script in scripts(page):
+        compile(script, page.name, "exec")
