@@ -1,0 +1,225 @@
+"""Every way of training, in the limit: against networks, which reject the theory of any other; limits and identities."""
+
+from __future__ import annotations
+
+from functools import cache
+from typing import Any
+
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+import compare
+import dmft
+import finite
+from dmft import March, TwoLayer
+from widthwise import MLP, GradientDescent, Parameterization, Problem, Result, Task, schedules, tasks
+
+ALPHA = 1e-3
+T = 20
+NONE = 1e-9
+"""As good as zero, and compiled as what is above zero."""
+TASK = tasks.sphere(4, 2, input_dim=8, seed=1)
+DIGITS = tasks.digits(6, 3, classes=(0, 1, 2))
+STREAM = tasks.sphere((T + 1) * 4, 3, input_dim=8, seed=2)
+
+
+def problem_of(
+    depth: int = 2, act: str = "tanh", task: Task = TASK, gamma0: float = 1.0, bias: float = 0.0, **training: Any
+) -> Problem:
+    return Problem(MLP(depth, act, bias), Parameterization(gamma0), task, GradientDescent(**{"num_steps": T} | training))
+
+
+def solve(problem: Problem, method: Any = March(1024), **settings: Any) -> Result:  # noqa: B008
+    return dmft.solve(problem, method, progress=False, **settings)
+
+
+@cache
+def networks(problem: Problem) -> dict[int, Result]:
+    return {N: finite.train(problem, width=N, num_seeds=2**16 // N, progress=False) for N in (64, 256)}
+
+
+def relative(a: np.ndarray, b: np.ndarray) -> float:
+    return float(np.linalg.norm(a - b) / np.linalg.norm(b))
+
+
+# --- against networks --------------------------------------------------------------------------------------------------------
+
+EVERYTHING = {
+    "eta0": 0.15,
+    "batch_size": 2,
+    "momentum": 0.8,
+    "nesterov": True,
+    "weight_decay": 0.1,
+    "label_noise": 0.5,
+    "schedule": schedules.cosine(T, warmup_steps=4),
+    "layer_rates": [1, 0.5, 2],
+}
+CASES = {
+    "everything": problem_of(bias=0.5, **EVERYTHING),
+    "langevin": problem_of(eta0=0.3, temperature=0.1, weight_decay=0.1),
+    "cross-entropy": problem_of(task=DIGITS, eta0=1.0, loss="cross_entropy", batch_size=3, momentum=0.5),
+    "online": problem_of(task=STREAM, eta0=0.5, batch_size=4, sampling="online"),
+    "flow": problem_of(eta0=0.5, flow=True),
+    "frozen": problem_of(eta0=0.5, layer_rates=[0, 1, 0]),
+}
+
+
+@pytest.mark.parametrize("name", CASES)
+def test_theory_equals_networks(name: str) -> None:
+    verdict = compare.agrees(solve(CASES[name]), networks(CASES[name]), alpha=ALPHA)
+    assert verdict, f"\n{verdict}"
+
+
+WRONG: dict[str, tuple[str, dict[str, Any]]] = {  # what compiles to the program of the right theory
+    "no momentum": ("everything", {"momentum": NONE}),
+    "no decay": ("everything", {"weight_decay": NONE}),
+    "no label noise": ("everything", {"label_noise": NONE}),
+    "no bias": ("everything", {"architecture": MLP(2, "tanh", bias=NONE)}),
+    "no schedule": ("everything", {"schedule": None}),
+    "equal rates": ("everything", {"layer_rates": None}),
+    "rates backwards": ("everything", {"layer_rates": [2, 0.5, 1]}),
+    "other data sequence": ("everything", {"data_seed": 1}),
+    "cold": ("langevin", {"temperature": NONE}),
+    "other batches": ("cross-entropy", {"data_seed": 1}),
+    "stream backwards": ("online", {"task": Task(STREAM.X[::-1], STREAM.y[::-1], STREAM.X_test, STREAM.y_test)}),
+    "slower flow": ("flow", {"eta0": 0.4}),
+    "not frozen": ("frozen", {"layer_rates": None}),
+}
+
+
+@pytest.mark.parametrize("mistake", WRONG)
+def test_other_training_is_rejected(mistake: str) -> None:
+    name, change = WRONG[mistake]
+    verdict = compare.agrees(solve(CASES[name].replace(**change)), networks(CASES[name]), alpha=ALPHA)
+    assert not verdict, f"\n{verdict}"
+
+
+def test_frozen_input_weights_keep_their_features() -> None:
+    """Phi^1 stands still when W^0 does, and moves otherwise."""
+    still, moving = solve(CASES["frozen"]), solve(CASES["frozen"].replace(layer_rates=None))
+    first, last = (still.mean.Phi[0, t][:, t] for t in (0, 1))
+    assert relative(last, first) < 1e-12
+    assert relative(still.mean.Phi[1, 1][:, 1], still.mean.Phi[1, 0][:, 0]) > 0.01  # W^1 learns
+    assert relative(moving.mean.Phi[0, 1][:, 1], first) > 0.01
+
+
+# --- linear networks: second moments of whitened noise are exact ---------------------------------------------------------------
+
+LINEAR_TASK = Task(TASK.X, np.random.default_rng(0).standard_normal((4, 3)), TASK.X_test)
+LINEAR = problem_of(
+    1, "linear", LINEAR_TASK, gamma0=1.5, eta0=0.05, batch_size=2, momentum=0.8, weight_decay=0.1, layer_rates=[1, 2]
+)
+
+
+def by_hand(problem: Problem) -> np.ndarray:
+    """f of a linear network with one hidden layer: neurons are linear in the normals (H, Z) of the start, so the averages
+    over as many orthogonal neurons as there are normals are exact."""
+    task, training, gamma0 = problem.task, problem.training, problem.parameterization.gamma0
+    assert task.X_test is not None
+    X = np.concatenate([task.X, task.X_test]) / np.sqrt(task.input_dim)
+    D, C = X.shape[1], task.num_outputs
+    start = np.sqrt(D + C) * np.eye(D + C)
+    theta = [start[:, :D].copy(), start[:, D:].copy()]
+    velocity = [np.zeros_like(x) for x in theta]
+    out = []
+    for t, batch in enumerate(training.batches_of(task.num_train, C).index):
+        f = X @ (theta[0].T @ theta[1]) / (D + C) / gamma0
+        out.append(f)
+        if t == training.num_steps:
+            break
+        Delta = (task.y[batch] - f[batch]) / len(batch)
+        G = gamma0 * theta[1] @ Delta.T @ X[batch], gamma0 * theta[0] @ X[batch].T @ Delta
+        for i in (0, 1):
+            velocity[i] = training.momentum * velocity[i] + G[i] - training.weight_decay * theta[i]
+            theta[i] = theta[i] + training.eta0 * training.rates(1)[i] * velocity[i]
+    return np.array(out)
+
+
+@pytest.mark.parametrize("depth", [1, 2])
+def test_linear_networks_are_exact(depth: int) -> None:
+    problem = LINEAR.replace(architecture=MLP(depth, "linear"), layer_rates=[1, 2, 0.5][: depth + 1])
+    theory = solve(problem, March(256, tol=1e-10))
+    assert theory.samples.f.std(0).max() < 1e-6
+    assert theory.mean.loss[-1] < theory.mean.loss[0]
+    if depth == 1:
+        expected = by_hand(problem)
+        assert relative(theory.mean.f, expected) < 1e-8
+        for change in ({"momentum": 0.79}, {"weight_decay": 0.09}, {"layer_rates": [1, 2.1]}, {"data_seed": 1}):
+            assert relative(by_hand(problem.replace(**change)), expected) > 1e-3, change
+
+
+# --- one hidden layer ----------------------------------------------------------------------------------------------------------
+
+
+def test_one_hidden_layer_is_two_layer() -> None:
+    """Cross-entropy of three classes, mini-batches: without responses and with the march's, within the error bars."""
+    problem = CASES["cross-entropy"].replace(architecture=MLP(1, "tanh"))
+    march, particles = solve(problem), solve(problem, TwoLayer(1024))
+    noise = np.sqrt(np.sum(march.sem.f**2 + particles.sem.f**2))
+    assert noise < 0.02 * np.linalg.norm(march.mean.f)
+    assert np.linalg.norm(march.mean.f - particles.mean.f) < 4 * noise
+    other = solve(problem.replace(data_seed=1), TwoLayer(1024))
+    assert np.linalg.norm(march.mean.f - other.mean.f) > 4 * noise
+
+
+# --- losses --------------------------------------------------------------------------------------------------------------------
+
+
+def test_cross_entropy_of_two_classes_is_logistic() -> None:
+    """f = f_1 - f_2 has the readout w_1 - w_2, sqrt(2) times a normal one: gamma0 / sqrt(2), and twice the learning rate."""
+    labels = np.sign(TASK.y)
+    two = problem_of(
+        task=Task(TASK.X, np.stack([labels > 0, labels < 0], axis=1).astype(float), TASK.X_test), eta0=0.5, loss="cross_entropy"
+    )
+    one = problem_of(task=Task(TASK.X, labels, TASK.X_test), eta0=1.0, gamma0=1 / np.sqrt(2), loss="logistic")
+    a, b = solve(two), solve(one)
+    f = a.samples.f[..., 0] - a.samples.f[..., 1]
+    noise = np.sqrt(np.sum(f.var(0, ddof=1) / len(f) + b.sem.f**2))
+    assert np.linalg.norm(f.mean(0) - b.mean.f) < 4 * noise
+    assert np.allclose(a.mean.loss, b.mean.loss, atol=4 * (a.sem.loss + b.sem.loss).max())
+    wrong = solve(one.replace(gamma0=1.0))
+    assert np.linalg.norm(f.mean(0) - wrong.mean.f) > 8 * noise
+
+
+def test_own_loss_is_the_named_one() -> None:
+    problem = CASES["frozen"]
+    own = solve(problem.replace(loss=lambda f, y: jnp.sum((y - f) ** 2) / 2))
+    named = solve(problem)
+    assert np.array_equal(own.samples.f, named.samples.f)
+    assert np.array_equal(own.mean.loss, named.mean.loss)
+
+
+# --- rates and batches ---------------------------------------------------------------------------------------------------------
+
+
+def test_no_rate_no_movement() -> None:
+    problem = CASES["everything"].replace(schedule=np.zeros(T))
+    f = solve(problem).samples.f
+    assert np.array_equal(f, np.broadcast_to(f[:, :1], f.shape))
+    pause = [1.0] * 5 + [0.0] * 5 + [1.0] * (T - 10)
+    f = solve(problem.replace(schedule=pause)).samples.f
+    assert np.array_equal(f[:, 5:11], np.broadcast_to(f[:, 5:6], f[:, 5:11].shape))
+    assert np.abs(f[:, 11] - f[:, 10]).max() > 1e-3
+
+
+def test_full_batch_in_any_order() -> None:
+    """All train points at every step, as full batch, as batches of their own, or in permuted epochs."""
+    full = problem_of(eta0=0.5)
+    f = solve(full).samples.f
+    for way in ({"batches": np.tile(np.arange(4), (T + 1, 1))}, {"batch_size": 4}, {"batch_size": 4, "data_seed": 1}):
+        assert np.abs(solve(full.replace(**way)).samples.f - f).max() < 1e-9, way
+    half = solve(full.replace(batches=np.tile([0, 1, 0, 1], (T + 1, 1)))).samples.f
+    assert np.abs(half - f).max() > 0.1
+
+
+def test_flow_is_the_limit_of_small_steps() -> None:
+    """On the same paths gradient descent in n times smaller steps is off by 1/n."""
+    flow = solve(problem_of(eta0=1.0, num_steps=5, flow=True), March(512, tol=1e-8))
+    assert flow.stats["error in time"] < 1e-3
+    errors = []
+    for n in (2, 4, 8):
+        fine = solve(problem_of(eta0=1.0 / n, num_steps=5 * n), March(512, tol=1e-8))
+        errors.append(np.linalg.norm(fine.mean.f[::n] - flow.mean.f))
+    slopes = np.diff(np.log(errors)) / np.log(2)
+    assert np.allclose(slopes, -1, atol=0.15), slopes
