@@ -13,6 +13,7 @@ import numpy as np
 from dmft.march import March
 from dmft.method import Solution
 from dmft.noise import num_images
+from dmft.two_layer import TwoLayer
 from widthwise import Problem, Status
 
 FIRST_PATHS = 256
@@ -26,33 +27,38 @@ def relative_error(solution: Solution) -> float:
     return float(np.sqrt(np.mean(estimate.sem.f**2) / np.mean(estimate.mean.f**2)))
 
 
+Sampled = March | TwoLayer
+
+
 def to_order(
-    problem: Problem, rtol: float, max_seconds: float | None, run: Callable[[March], Solution], march: March
-) -> tuple[Solution, March]:
-    """The solution whose error bar of f is at most rtol of f, by marches with more and more paths.
+    problem: Problem, rtol: float, max_seconds: float | None, run: Callable[[Sampled], Solution], method: Sampled
+) -> tuple[Solution, Sampled]:
+    """The solution whose error bar of f is at most rtol of f, by runs with more and more paths.
 
     The first has few paths; its error bar tells how many more it takes. The factor's tolerance is a third of rtol, so that what
-    it cuts off stays below the error bar.
+    it cuts off stays below the error bar, and fields are in float32 unless rtol asks for more.
 
     Args:
         problem: what to solve.
         rtol: standard error of f over f, root mean squares over steps and points.
-        max_seconds: no march is begun that would end later.
-        run: solves with the March that it is given.
-        march: whose replicas and precision to take.
+        max_seconds: no run is begun that would end later.
+        run: solves with the method that it is given.
+        method: whose replicas to take.
 
     Returns:
-        the last solution, and the March that gave it; its status is not ok if the error bar is larger than asked for.
+        the last solution, and the method that gave it; its status is not ok if the error bar is larger than asked for.
     """
     start = time.perf_counter()
-    tol = min(1e-2, rtol / 3)
+    if isinstance(method, March):
+        precision: Any = "float32" if rtol > 1e-4 else "float64"
+        method = dataclasses.replace(method, tol=min(1e-2, rtol / 3), dtype=precision)
     paths, solution, said = FIRST_PATHS, None, ""
     spent: list[str] = []
     while True:
-        march = dataclasses.replace(march, num_paths=paths, tol=tol)
+        method = dataclasses.replace(method, num_paths=paths)
         began = time.perf_counter()
         try:
-            tried = run(march)
+            tried = run(method)
         except (ValueError, MemoryError) as refusal:
             if isinstance(refusal, ValueError) and "directions" in str(refusal) and paths < 2**20:
                 paths *= 2  # too few paths to span the directions: not a matter of accuracy
@@ -63,9 +69,9 @@ def to_order(
             break
         seconds = time.perf_counter() - began
         solution, error = tried, relative_error(tried)
-        spent.append(f"{march.num_replicas} x {paths} paths: {error:.2g}")
+        spent.append(f"{method.num_replicas} x {paths} paths: {error:.2g}")
         if not solution.status.ok:
-            return solution, march
+            return solution, method
         if error <= rtol:
             said = "sampling: the error bar asked for is reached"
             break
@@ -81,4 +87,4 @@ def to_order(
     status = solution.status
     if reached > rtol:
         status = Status(False, f"the error bar of f is {reached:.2g}, not rtol={rtol:g}; limited by {said}.")
-    return Solution(solution.trajectory, status, solution.stats | stats), march
+    return Solution(solution.trajectory, status, solution.stats | stats), method

@@ -28,7 +28,7 @@ from dmft.method import Solution, trajectory_of
 from dmft.noise import num_images, white_noise
 from dmft.sharding import host, mesh_for, place
 from dmft.site import REPLICAS, Form, Layers, Physics, Seen, State, Velocity
-from widthwise import Estimate, Problem, Status, check, memory
+from widthwise import Estimate, GradientDescent, Problem, Status, check, memory
 from widthwise.precision import float64
 
 LEAST_GAMMA0 = 1e-8
@@ -102,13 +102,15 @@ class March:
         dtype: of the fields; the factor is float64 always. "float32" is two to three times faster.
         substeps: Runge-Kutta steps per interval of gradient flow (`GradientDescent(flow=True)`); None doubles them until f
             changes by less than a third of its error bar, or by 1e-4 of f.
+        readout: "ntk_euler" takes f(t+1) = f(t) + eta0 K(t) Delta(t), true to first order in eta0 only, as the published
+            notebooks do; for comparison with them.
 
     Raises:
         ValueError: a setting out of range.
 
     Example:
         >>> March(num_paths=1024)
-        March(num_paths=1024, num_replicas=8, tol=0.001, dtype='float64')
+        March(num_paths=1024, num_replicas=8, tol=0.001, dtype='float64', substeps=None, readout='exact')
     """
 
     num_paths: int = 2048
@@ -116,6 +118,7 @@ class March:
     tol: float = 1e-3
     dtype: Literal["float32", "float64"] = "float64"
     substeps: int | None = None
+    readout: Literal["exact", "ntk_euler"] = "exact"
 
     def __post_init__(self) -> None:
         cure = "Sobol points come with three mirror images each."
@@ -124,6 +127,7 @@ class March:
         check.count("num_replicas", self.num_replicas, "The error bar is the spread of at least two replicas.", least=2)
         check.positive("tol", self.tol)
         check.choice("dtype", self.dtype, ("float32", "float64"))
+        check.choice("readout", self.readout, ("exact", "ntk_euler"))
         if self.substeps is not None:
             check.count("substeps", self.substeps)
 
@@ -142,6 +146,11 @@ class March:
             raise ValueError(
                 f"March needs gamma0 of at least {LEAST_GAMMA0:g} (f is an average over gamma0): use method=Lazy()."
             )
+        plain = GradientDescent(problem.training.eta0, problem.training.num_steps)
+        if self.readout == "ntk_euler" and (
+            problem.training != plain or problem.task.num_outputs > 1 or problem.architecture.bias
+        ):
+            raise ValueError('readout="ntk_euler" is for full-batch gradient descent with loss="mse", one output, no biases.')
         if problem.training.flow and self.substeps is None:
             settings: Any = {"seed": seed, "kernel_steps": kernel_steps, "progress": progress, "save": save}
             return resolved_in_time(lambda n: replace(self, substeps=n).run(problem, **settings))
@@ -182,7 +191,7 @@ class _Run:
     ):
         self.method, self.problem, self.seed, self.save = method, problem, seed, save
         self.kernel_steps = kernel_steps
-        self.form = Form.of(problem)
+        self.form = Form.of(problem, method.readout == "ntk_euler")
         self.mesh = mesh_for(method.num_replicas)
         self.physics = physics_of(problem, method.tol, method.substeps or 1)
         T, M, C = problem.training.num_steps, problem.num_watched, problem.task.num_outputs
@@ -317,6 +326,7 @@ class _Run:
             beta=zeros(C) if old is None else old.beta,
             velocity=(),
             key=key,
+            f=zeros(self.problem.num_watched) if old is None else old.f,
         )
         if form.momentum:
             was: Any = None if old is None else old.velocity

@@ -111,17 +111,12 @@ def saved(
         return out
 
     def two_times(rows: list[Layers], columns: list[Layers], product: Any, layers: list[int]) -> np.ndarray:
-        """product(row(t), column(s)) (R, M, M) of every layer and pair of kept steps: (R, layers, K, M, K, M)."""
+        """product(row(t), column(s)) of every layer and pair of kept steps: (R, layers, K, M, K, M)."""
         out = np.full((R, len(layers), K, M, K, M), np.nan)
-        for place, l in enumerate(layers):
-            for i, now in enumerate(rows):
-                for j, then in enumerate(columns):
-                    if product is overlap and j > i:
-                        continue
-                    block = host(product(now[l], then[l]))
-                    out[:, place, i, :, j, :] = block
-                    if product is overlap:
-                        out[:, place, j, :, i, :] = np.swapaxes(block, 1, 2)
+        n = len(rows)
+        for place, l in enumerate(layers if n else []):
+            blocks = product([x[l] for x in rows], [x[l] for x in columns])
+            out[:, place, :n, :, :n] = host(blocks).reshape(R, n, M, n, M)
         return out
 
     def per_layer(steps: list[Layers]) -> np.ndarray:
@@ -162,12 +157,15 @@ def saved(
     return Phi, G, {name: ways[name]() for name in save}
 
 
-def overlap(x: Float[Array, "R S M"], y: Float[Array, "R S M"]) -> Float[Array, "R M M"]:
-    """<x_m y_n>"""
-    return jnp.einsum("rsm,rsn->rmn", x, y) / x.shape[1]
+def overlap(xs: list[Float[Array, "R S M"]], ys: list[Float[Array, "R S M"]]) -> Float[Array, "R KM KM"]:
+    """<x_m(t) x_n(s)>; exactly symmetric."""
+    x = jnp.concatenate(xs, axis=-1)
+    product = jnp.einsum("rsm,rsn->rmn", x, x) / x.shape[1]
+    return (product + jnp.swapaxes(product, 1, 2)) / 2
 
 
-def contract(x: Float[Array, "R M K"], row: Float[Array, "R M K'"]) -> Float[Array, "R M M"]:
-    """<x_m eps> . row_n, over the directions that both know (x feels no noise that came later)."""
-    K = min(x.shape[-1], row.shape[-1])
-    return jnp.einsum("rmk,rnk->rmn", x[..., :K], row[..., :K])
+def contract(xs: list[Float[Array, "R M K"]], rows: list[Float[Array, "R N K'"]]) -> Float[Array, "R KM KN"]:
+    """<x_m(t) eps> . row_n(s), over the directions that both know (x feels no noise that came later)."""
+    K = max(x.shape[-1] for x in [*xs, *rows])
+    x, row = (jnp.concatenate([jnp.pad(y, ((0, 0), (0, 0), (0, K - y.shape[-1]))) for y in ys], 1) for ys in (xs, rows))
+    return jnp.einsum("rmk,rnk->rmn", x, row)

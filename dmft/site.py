@@ -55,9 +55,10 @@ class Form:
     decays: bool
     langevin: bool
     flow: bool
+    ntk_euler: bool = False
 
     @staticmethod
-    def of(problem: Problem) -> Form:
+    def of(problem: Problem, ntk_euler: bool = False) -> Form:
         architecture, training = problem.architecture, problem.training
         return Form(
             act=architecture.activation,
@@ -71,6 +72,7 @@ class Form:
             decays=training.weight_decay > 0,
             langevin=training.temperature > 0,
             flow=training.flow,
+            ntk_euler=ntk_euler,
         )
 
 
@@ -128,6 +130,7 @@ class State(NamedTuple):
         beta: (C,) output biases.
         velocity: those of Wb, Wa, alpha, beta; empty without momentum.
         key: of the Langevin noise, as whole numbers.
+        f: (M,) output of the NTK-Euler readout, which nothing else uses.
     """
 
     Wb: Layers
@@ -141,6 +144,7 @@ class State(NamedTuple):
     beta: Float[Array, "outputs"]
     velocity: Velocity | tuple[()]
     key: Array
+    f: Float[Array, "points"]
 
 
 class Forward(NamedTuple):
@@ -236,6 +240,8 @@ class Gradient(NamedTuple):
 
 def evaluate(form: Form, physics: Physics, t: Int[Array, ""], state: State) -> tuple[State, Seen, Gradient]:
     """Fields, outputs and gradients at index t from what came before; the state knows the new functions."""
+    if form.ntk_euler:
+        return evaluate_ntk_euler(form, physics, t, state)
     index = physics.batch[t]
     batch: Any
     if form.online:
@@ -260,6 +266,29 @@ def evaluate(form: Form, physics: Physics, t: Int[Array, ""], state: State) -> t
     )
     state = state._replace(b=seen.b, a=back.a, size_g=back.size_g)
     return state, Seen(f, jnp.mean(form.loss.of(f_batch, y))), G
+
+
+def evaluate_ntk_euler(form: Form, physics: Physics, t: Int[Array, ""], state: State) -> tuple[State, Seen, Gradient]:
+    """`evaluate` with f(t+1) = f(t) + eta K(t) Delta(t) in place of the average over paths, as the published notebooks have it.
+
+    True to first order in eta only. One output, full batch, plain gradient descent.
+    """
+    seen = forward(form, physics, state, physics.watched)
+    back = backward(form, physics, state, seen, seen.h, jnp.ones((len(state.f), 1)), state.size_g)
+    P, gamma0 = len(physics.y), physics.gamma0.astype(state.Wb[1].dtype)
+    Phi = {0: physics.watched @ physics.watched.T} | {l: average(phi, phi) for l, phi in seen.phi.items()}
+    G = {l: average(g, g) for l, g in back.g.items()} | {form.L + 1: 1.0}
+    K = sum(G[l + 1] * Phi[l] for l in range(form.L + 1))
+    Delta = form.loss.minus_gradient(state.f[:P, None], physics.y) / P
+    weighed = Delta.astype(gamma0.dtype)
+    gradient = Gradient(
+        Wb={l: gamma0 * (g[:, :P] * weighed[:, 0]) @ seen.row_u[l][:P] for l, g in back.g.items()},
+        Wa={l: gamma0 * seen.phi[l][:, :P] @ (row[:P] * weighed) for l, row in back.row_r.items()},
+        beta=jnp.zeros_like(state.beta),
+    )
+    after = state.f + physics.eta[t, 0] * K[:, :P].astype(float) @ Delta[:, 0]
+    shown = Seen(state.f[:, None], jnp.mean(form.loss.of(state.f[:P, None], physics.y)))
+    return state._replace(b=seen.b, a=back.a, size_g=back.size_g, f=after), shown, gradient
 
 
 def flow(form: Form, physics: Physics, t: Int[Array, ""], state: State) -> tuple[State, Seen]:

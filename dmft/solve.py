@@ -46,8 +46,8 @@ def solve(
     Args:
         problem: what to solve.
         method: `March(...)`, `TwoLayer(...)`, `DeepLinear()` or `Lazy()`.
-        rtol: error bar of f that is asked for, relative to f (root mean squares over steps and points): March then takes as
-            many paths as that needs, and `stats` say what it came to and what limited it.
+        rtol: error bar of f that is asked for, relative to f (root mean squares over steps and points): sampled methods
+            then take as many paths as that needs, and `stats` say what it came to and what limited it.
         max_seconds: budget for that; out of it, the best answer comes with a status that is not ok.
         seed: of the sampled paths; the same seed gives the same bits on the same machine.
         save_kernels: steps at which Phi and G are kept, by default the first and the last.
@@ -98,7 +98,7 @@ def solve(
         method, why = choose(problem, save)
     steps = chosen_steps(problem.training.num_steps, save_kernels)
     run = partial(_run, problem, seed=seed, kernel_steps=steps, progress=progress, save=save, checkpoint=checkpoint)
-    if rtol is not None and isinstance(method, March):
+    if rtol is not None and isinstance(method, March | TwoLayer):
         solution, method = to_order(problem, rtol, max_seconds, run, method)
     else:
         solution = run(method)
