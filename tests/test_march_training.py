@@ -43,7 +43,7 @@ def relative(a: np.ndarray, b: np.ndarray) -> float:
     return float(np.linalg.norm(a - b) / np.linalg.norm(b))
 
 
-# --- against networks --------------------------------------------------------------------------------------------------------
+# --- against networks -------------------------------------------------------------------------------------------------------
 
 EVERYTHING = {
     "eta0": 0.15,
@@ -104,7 +104,7 @@ def test_frozen_input_weights_keep_their_features() -> None:
     assert relative(moving.mean.Phi[0, 1][:, 1], first) > 0.01
 
 
-# --- linear networks: second moments of whitened noise are exact ---------------------------------------------------------------
+# --- linear networks: second moments of whitened noise are exact --------------------------------------------------------------
 
 LINEAR_TASK = Task(TASK.X, np.random.default_rng(0).standard_normal((4, 3)), TASK.X_test)
 LINEAR = problem_of(
@@ -149,7 +149,7 @@ def test_linear_networks_are_exact(depth: int) -> None:
             assert relative(by_hand(problem.replace(**change)), expected) > 1e-3, change
 
 
-# --- one hidden layer ----------------------------------------------------------------------------------------------------------
+# --- one hidden layer ---------------------------------------------------------------------------------------------------------
 
 
 def test_one_hidden_layer_is_two_layer() -> None:
@@ -163,7 +163,7 @@ def test_one_hidden_layer_is_two_layer() -> None:
     assert np.linalg.norm(march.mean.f - other.mean.f) > 4 * noise
 
 
-# --- losses --------------------------------------------------------------------------------------------------------------------
+# --- losses -------------------------------------------------------------------------------------------------------------------
 
 
 def test_cross_entropy_of_two_classes_is_logistic() -> None:
@@ -190,7 +190,7 @@ def test_own_loss_is_the_named_one() -> None:
     assert np.array_equal(own.mean.loss, named.mean.loss)
 
 
-# --- rates and batches ---------------------------------------------------------------------------------------------------------
+# --- rates and batches --------------------------------------------------------------------------------------------------------
 
 
 def test_no_rate_no_movement() -> None:
@@ -198,9 +198,10 @@ def test_no_rate_no_movement() -> None:
     f = solve(problem).samples.f
     assert np.array_equal(f, np.broadcast_to(f[:, :1], f.shape))
     pause = [1.0] * 5 + [0.0] * 5 + [1.0] * (T - 10)
-    f = solve(problem.replace(schedule=pause)).samples.f
-    assert np.array_equal(f[:, 5:11], np.broadcast_to(f[:, 5:6], f[:, 5:11].shape))
-    assert np.abs(f[:, 11] - f[:, 10]).max() > 1e-3
+    paused = solve(problem.replace(schedule=pause))
+    moved = np.abs(np.diff(paused.mean.f, axis=0)).max(-1)
+    assert moved[5:10].max() < paused.sem.f.max()  # batches bring new directions, and those sampling noise
+    assert moved[[4, 10]].min() > 5 * moved[5:10].max()
 
 
 def test_full_batch_in_any_order() -> None:
@@ -215,11 +216,10 @@ def test_full_batch_in_any_order() -> None:
 
 def test_flow_is_the_limit_of_small_steps() -> None:
     """On the same paths gradient descent in n times smaller steps is off by 1/n."""
-    flow = solve(problem_of(eta0=1.0, num_steps=5, flow=True), March(512, tol=1e-8))
-    assert flow.stats["error in time"] < 1e-3
+    flow = solve(problem_of(eta0=1.0, num_steps=4, flow=True), March(512, tol=1e-6, substeps=4))
     errors = []
-    for n in (2, 4, 8):
-        fine = solve(problem_of(eta0=1.0 / n, num_steps=5 * n), March(512, tol=1e-8))
+    for n in (2, 5):
+        fine = solve(problem_of(eta0=1.0 / n, num_steps=4 * n), March(512, tol=1e-6))
         errors.append(np.linalg.norm(fine.mean.f[::n] - flow.mean.f))
-    slopes = np.diff(np.log(errors)) / np.log(2)
-    assert np.allclose(slopes, -1, atol=0.15), slopes
+    slope = np.log(errors[1] / errors[0]) / np.log(5 / 2)
+    assert abs(slope + 1) < 0.15, slope

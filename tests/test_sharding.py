@@ -1,0 +1,77 @@
+"""Many devices, many processes: the answer of one."""
+
+from __future__ import annotations
+
+import os
+import socket
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+
+ROOT = Path(__file__).parent.parent
+SCRIPT = """
+import sys
+import jax
+out, replicas, devices, port, *rank = sys.argv[1:]
+if rank:
+    jax.distributed.initialize(f"localhost:{port}", 2, int(rank[0]))
+import numpy as np
+import dmft
+from widthwise import MLP, GradientDescent, Parameterization, Problem, tasks
+assert len(jax.devices()) == int(devices)
+problem = Problem(MLP(2, "tanh"), Parameterization(1.0), tasks.sphere(3, 1, input_dim=6, seed=3),
+                  GradientDescent(0.5, 12, momentum=0.5))
+theory = dmft.solve(problem, dmft.March(240, int(replicas)), save=("NTK", "update_size"), progress=False)
+np.savez(out + ("-" + rank[0] if rank else "") + ".npz", **theory.samples.observables())
+"""
+
+
+def start(
+    out: Path, replicas: int, devices: int = 1, *, local: int | None = None, port: int = 0, rank: int | None = None
+) -> subprocess.Popen[bytes]:
+    """A process that solves and writes what it finds."""
+    flag = f"--xla_force_host_platform_device_count={devices if local is None else local}"
+    command = [sys.executable, "-c", SCRIPT, str(out), str(replicas), str(devices), str(port)]
+    env = os.environ | {"XLA_FLAGS": flag, "JAX_PLATFORMS": "cpu", "PYTHONPATH": str(ROOT)}
+    return subprocess.Popen(command + ([] if rank is None else [str(rank)]), cwd=ROOT, env=env, stderr=subprocess.PIPE)
+
+
+def found(process: subprocess.Popen[bytes], file: Path) -> dict[str, np.ndarray]:
+    _, error = process.communicate(timeout=300)
+    assert process.returncode == 0, error.decode()[-2000:]
+    with np.load(file) as data:
+        return dict(data)
+
+
+def assert_equal(a: dict[str, np.ndarray], b: dict[str, np.ndarray], atol: float) -> None:
+    assert {"f", "Phi", "G", "NTK", "update_size"} <= a.keys() == b.keys()
+    for name in a:
+        assert np.allclose(a[name], b[name], rtol=0, atol=atol), name
+
+
+def test_many_devices_give_the_answer_of_one(tmp_path: Path) -> None:
+    """Replicas over devices (8 over 4), and paths over devices (3 replicas, 2 devices)."""
+    for replicas, devices in ((8, 4), (3, 2)):
+        one, many = tmp_path / f"one{replicas}", tmp_path / f"many{replicas}"
+        a = found(start(one, replicas), one.with_suffix(".npz"))
+        b = found(start(many, replicas, devices), many.with_suffix(".npz"))
+        assert a["f"].shape == (replicas, 13, 4)
+        assert_equal(a, b, 1e-9)
+
+
+def test_two_processes_give_the_answer_of_one(tmp_path: Path) -> None:
+    with socket.socket() as free:
+        free.bind(("localhost", 0))
+        port = free.getsockname()[1]
+    both = tmp_path / "both"
+    processes = [start(both, 8, 2, local=1, port=port, rank=rank) for rank in (0, 1)]
+    try:
+        first, second = (found(process, tmp_path / f"both-{rank}.npz") for rank, process in enumerate(processes))
+    finally:
+        for process in processes:
+            process.kill()
+    one = found(start(tmp_path / "one", 8), tmp_path / "one.npz")
+    assert_equal(first, second, 0.0)  # every process has all of it
+    assert_equal(one, first, 1e-9)
