@@ -51,8 +51,9 @@ def to_order(
     start = time.perf_counter()
     if isinstance(method, March):
         precision: Any = "float32" if rtol > 1e-4 else "float64"
-        method = dataclasses.replace(method, tol=min(1e-2, rtol / 3), dtype=precision)
-    paths, solution, said = FIRST_PATHS, None, ""
+        tol = min(1e-2, rtol / 3) if method.tol == March.tol else method.tol  # another than the default was meant
+        method = dataclasses.replace(method, tol=tol, dtype=precision)
+    paths, solution, said, solver = FIRST_PATHS, None, "", method
     spent: list[str] = []
     while True:
         method = dataclasses.replace(method, num_paths=paths)
@@ -60,18 +61,18 @@ def to_order(
         try:
             tried = run(method)
         except (ValueError, MemoryError) as refusal:
-            if isinstance(refusal, ValueError) and "directions" in str(refusal) and paths < 2**20:
+            if "directions" in str(refusal) and paths < 2**20:
                 paths *= 2  # too few paths to span the directions: not a matter of accuracy
                 continue
-            if solution is None:
+            if solution is None or isinstance(refusal, ValueError):
                 raise
             said = f"memory ({refusal})"
             break
         seconds = time.perf_counter() - began
-        solution, error = tried, relative_error(tried)
+        solution, solver, error = tried, method, relative_error(tried)
         spent.append(f"{method.num_replicas} x {paths} paths: {error:.2g}")
         if not solution.status.ok:
-            return solution, method
+            return solution, solver
         if error <= rtol:
             said = "sampling: the error bar asked for is reached"
             break
@@ -87,4 +88,4 @@ def to_order(
     status = solution.status
     if reached > rtol:
         status = Status(False, f"the error bar of f is {reached:.2g}, not rtol={rtol:g}; limited by {said}.")
-    return Solution(solution.trajectory, status, solution.stats | stats), method
+    return Solution(solution.trajectory, status, solution.stats | stats), solver

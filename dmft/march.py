@@ -26,7 +26,7 @@ from dmft.factor import Basis
 from dmft.inputs import input_root
 from dmft.method import Solution, trajectory_of
 from dmft.noise import num_images, white_noise
-from dmft.sharding import host, mesh_for, place
+from dmft.sharding import agreed, host, mesh_for, place
 from dmft.site import REPLICAS, Form, Layers, Physics, Seen, State, Velocity
 from widthwise import Estimate, GradientDescent, Problem, Status, check, memory
 from widthwise.precision import float64
@@ -153,9 +153,17 @@ class March:
             raise ValueError('readout="ntk_euler" is for full-batch gradient descent with loss="mse", one output, no biases.')
         if problem.training.flow and self.substeps is None:
             settings: Any = {"seed": seed, "kernel_steps": kernel_steps, "progress": progress, "save": save}
-            return resolved_in_time(lambda n: replace(self, substeps=n).run(problem, **settings))
+
+            def run(substeps: int) -> Solution:
+                file = checkpoint and checkpoint.with_name(f"{checkpoint.name}.{substeps}")
+                return replace(self, substeps=substeps).run(problem, **settings, checkpoint=file)
+
+            return resolved_in_time(run)
         with float64():
-            return _Run(self, problem, seed, kernel_steps, save).solve(progress, checkpoint)
+            solution = _Run(self, problem, seed, kernel_steps, save).solve(progress, checkpoint)
+        if checkpoint is not None and jax.process_index() == 0:
+            checkpoint.unlink(missing_ok=True)
+        return solution
 
 
 def resolved_in_time(run: Callable[[int], Solution]) -> Solution:
@@ -192,7 +200,7 @@ class _Run:
         self.method, self.problem, self.seed, self.save = method, problem, seed, save
         self.kernel_steps = kernel_steps
         self.form = Form.of(problem, method.readout == "ntk_euler")
-        self.mesh = mesh_for(method.num_replicas)
+        self.mesh = mesh_for(method.num_replicas, method.num_paths)
         self.physics = physics_of(problem, method.tol, method.substeps or 1)
         T, M, C = problem.training.num_steps, problem.num_watched, problem.task.num_outputs
         self.require(Rank(M, M))
@@ -221,8 +229,10 @@ class _Run:
                 self.advance(min([self.t + CHUNK, T + 1, *(step for step in looked_at if step > self.t)]))
                 bar.update(self.t - before)
                 bar.set_postfix_str(self.loss_so_far())
-                if file is not None and time.perf_counter() - written > checkpoint.SECONDS:
-                    checkpoint.write(file, self.whose(), self.everything())
+                if file is not None and agreed(time.perf_counter() - written > checkpoint.SECONDS):
+                    everything = self.everything()
+                    if jax.process_index() == 0:
+                        checkpoint.write(file, self.whose(), everything)
                     written = time.perf_counter()
         return self.solution(time.perf_counter() - start)
 
@@ -355,9 +365,9 @@ class _Run:
 
     def everything(self) -> dict[str, Any]:
         """All that changes along a run."""
-        state = jax.tree.map(host, self.state)
         record = [np.int64(self.t), self.f, self.batch_loss]
-        return {"state": state, "record": record, "kept": self.kept, "h0": self.h0, "G": self.G_outputs}
+        everything = {"state": self.state, "record": record, "kept": self.kept, "h0": self.h0, "G": self.G_outputs}
+        return jax.tree.map(host, everything)
 
     def resume(self, file: Path) -> None:
         """Go on from a checkpoint, if there is one."""
@@ -396,8 +406,9 @@ class _Run:
         fields = L * (4 * (M + B * form.online) + 3 * B) + 2 * K * L * M
         kernels = 8 * R * 2 * L * (K * M) ** 2
         outputs = 8 * 4 * R * (T + 1) * (M * C + 1)
+        copies = 5 if form.flow else 2
         memory.require(
-            number * R * S * (2 * images_and_noise + fields) + kernels + outputs,
+            number * R * S * (copies * images_and_noise + fields) / len(jax.devices()) + kernels + outputs,
             f"dmft.solve with {R} x {S} paths, {M} points and ranks {tuple(capacity)}",
             "Lower March(num_paths=, num_replicas=), keep kernels at fewer steps, or raise tol.",
         )

@@ -10,12 +10,21 @@ import numpy as np
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
 
-def mesh_for(num_replicas: int) -> Mesh | None:
-    """All devices as (replicas, paths): as many groups of replicas as divide, the rest share the paths; None for one device."""
+def mesh_for(num_replicas: int, num_paths: int) -> Mesh | None:
+    """All devices as (replicas, paths): as many groups of replicas as divide, the rest share the paths; None for one device.
+
+    Raises:
+        ValueError: the paths cannot be shared equally.
+    """
     devices = jax.devices()
     if len(devices) == 1:
         return None
     groups = math.gcd(num_replicas, len(devices))
+    if num_paths % (sharing := len(devices) // groups):
+        raise ValueError(
+            f"{num_replicas} replicas on {len(devices)} devices leave {sharing} devices to share {num_paths} paths: make "
+            f"num_paths a multiple of {4 * sharing}, or num_replicas one of {len(devices)}."
+        )
     return Mesh(np.array(devices).reshape(groups, -1), ("replicas", "paths"))
 
 
@@ -43,3 +52,12 @@ def host(x: Any) -> np.ndarray:
 
         return np.asarray(multihost_utils.process_allgather(x, tiled=True))
     return np.asarray(x)
+
+
+def agreed(decision: bool) -> bool:
+    """What process 0 decides, on every process."""
+    if jax.process_count() == 1:
+        return decision
+    from jax.experimental import multihost_utils
+
+    return bool(multihost_utils.broadcast_one_to_all(np.asarray(decision)))

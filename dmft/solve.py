@@ -97,21 +97,32 @@ def solve(
     if method is None:
         method, why = choose(problem, save)
     steps = chosen_steps(problem.training.num_steps, save_kernels)
-    run = partial(_run, problem, seed=seed, kernel_steps=steps, progress=progress, save=save, checkpoint=checkpoint)
+    run = partial(
+        _run,
+        problem,
+        seed=seed,
+        kernel_steps=steps,
+        progress=progress,
+        save=save,
+        checkpoint=checkpoint,
+        several=rtol is not None,
+    )
     if rtol is not None and isinstance(method, March | TwoLayer):
         solution, method = to_order(problem, rtol, max_seconds, run, method)
     else:
         solution = run(method)
     known = provenance(problem, repr(method), seed) | {"why": why}
-    if checkpoint is not None:
-        Path(checkpoint).unlink(missing_ok=True)
     return Result(problem, *solution, known).or_raise(throw)
 
 
-def _run(problem: Problem, method: Method, *, checkpoint: str | os.PathLike[str] | None, **settings: Any) -> Solution:
-    """`method.run`; only a march takes long enough for checkpoints."""
-    more: dict[str, Any] = {"checkpoint": Path(checkpoint)} if checkpoint is not None and isinstance(method, March) else {}
-    return method.run(problem, **settings, **more)
+def _run(
+    problem: Problem, method: Method, *, checkpoint: str | os.PathLike[str] | None, several: bool, **settings: Any
+) -> Solution:
+    """`method.run`; only a march takes long enough for checkpoints, and of `several` marches each has its own."""
+    if checkpoint is None or not isinstance(method, March):
+        return method.run(problem, **settings)
+    path = Path(checkpoint)
+    return method.run(problem, **settings, checkpoint=path.with_name(f"{path.name}.{method.num_paths}") if several else path)
 
 
 def choose(problem: Problem, save: tuple[str, ...] = ()) -> tuple[Method, str]:

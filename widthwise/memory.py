@@ -9,7 +9,7 @@ import jax
 
 def available_bytes() -> int:
     """Bytes that the default JAX device can still give: of the GPU, or of the machine (respecting a container's limit)."""
-    device = jax.devices()[0]
+    device = jax.local_devices()[0]
     stats = device.memory_stats() if device.platform != "cpu" else None
     if stats and "bytes_limit" in stats:
         return int(stats["bytes_limit"] - stats["bytes_in_use"])

@@ -50,8 +50,9 @@ class Trajectory:
     NTK (K, M, M): sum over layers of rate_l G^{l+1} (Phi^l + bias^2), mean over outputs. eigenvalues (K, P): of NTK / P over
     the train points (all watched points if online), largest first. sharpness (K,): top eigenvalue of the Gauss-Newton operator
     in function space, K times the Hessian of the loss; full-batch gradient descent on a quadratic is stable below 2 / eta0.
-    update_size (K, L): root mean square over neurons and points of h^l(t) - h^l(0). phi_r, g_u (L, K, M, K, M): the
-    responses A and B as averages, <phi(h^l(t)) r^l(s)> = sum A G^{l+1} and <g^l(t) u^l(s)> = sum B Phi^{l-1} (theory only).
+    update_size (K, L): root mean square over neurons and points of h^l(t) - h^l(0). phi_r, g_u (L - 1, K, M, K, M): the
+    responses A and B as averages, <phi(h^l(t)) r^l(s)> = sum A G^{l+1}, l = 1 ... L - 1, and <g^l(t) u^l(s)> =
+    sum B Phi^{l-1}, l = 2 ... L (theory only).
     h, z (K, L, M, n): the fields of n neurons or paths, z of the first output, for histograms (samples alone: no mean).
     """
     UNAVERAGED = ("h", "z")
