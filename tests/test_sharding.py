@@ -34,7 +34,12 @@ def start(
     """A process that solves and writes what it finds."""
     flag = f"--xla_force_host_platform_device_count={devices if local is None else local}"
     command = [sys.executable, "-c", SCRIPT, str(out), str(replicas), str(devices), str(port)]
-    env = os.environ | {"XLA_FLAGS": flag, "JAX_PLATFORMS": "cpu", "PYTHONPATH": str(ROOT)}
+    env = os.environ | {
+        "XLA_FLAGS": flag,
+        "JAX_PLATFORMS": "cpu",
+        "JAX_DISABLE_MOST_OPTIMIZATIONS": "1",
+        "PYTHONPATH": str(ROOT),
+    }
     return subprocess.Popen(command + ([] if rank is None else [str(rank)]), cwd=ROOT, env=env, stderr=subprocess.PIPE)
 
 
