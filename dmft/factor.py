@@ -7,7 +7,7 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jaxtyping import Array, Float, Int
+from jaxtyping import Array, Bool, Float, Int
 
 FLOOR = 32
 """Least tolerance in units of eps: Gram matrices of fields carry that much rounding."""
@@ -21,18 +21,21 @@ class Basis(NamedTuple):
         size: how many there are.
         grew: by how many at the last step.
         missed: how many steps left out functions for want of room.
+        live: which of them the dynamics has used; not those that only a measurement brought in.
     """
 
     e: Float[Array, "paths rank"]
     size: Int[Array, ""]
     grew: Int[Array, ""]
     missed: Int[Array, ""]
+    live: Bool[Array, "rank"]
 
     @staticmethod
     def zeros(num_replicas: int, num_paths: int, rank: int, dtype: Any, size: int = 0) -> Basis:
         """No functions yet (or `size` columns of zeros that count), with a leading axis of replicas."""
         counts = (np.full(num_replicas, n) for n in (size, 0, 0))
-        return Basis(np.zeros((num_replicas, num_paths, rank), dtype), *counts)  # type: ignore[arg-type]
+        live: Any = np.zeros((num_replicas, rank), bool)
+        return Basis(np.zeros((num_replicas, num_paths, rank), dtype), *counts, live)  # type: ignore[arg-type]
 
 
 def extend(
@@ -76,7 +79,7 @@ def extend(
         places = jnp.where(jnp.arange(M) < rank, basis.size + jnp.arange(M), capacity)  # `capacity` is nowhere
         e = basis.e.at[:, places].set(rest @ W.T.astype(F.dtype), mode="drop")
         row = row.at[:, places].set(gram @ W.T, mode="drop")
-        return Basis(e, basis.size + rank, rank, basis.missed + (left > least)), row, jnp.array(False)
+        return Basis(e, basis.size + rank, rank, basis.missed + (left > least), basis.live), row, jnp.array(False)
 
     wanting = jax.lax.pmax(largest > least, axis_name)
     start = (basis._replace(grew=jnp.zeros_like(basis.grew)), row, wanting)

@@ -12,7 +12,7 @@ from collections.abc import Callable
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
-from typing import Any, Literal, NamedTuple
+from typing import Any, Literal, NamedTuple, NoReturn
 
 import jax
 import jax.numpy as jnp
@@ -45,6 +45,16 @@ SIZES = sorted({m << k for k in range(20) for m in (8, 12)})
 
 def room_for(num_functions: float) -> int:
     return next(size for size in SIZES if size >= num_functions)
+
+
+def most_directions(num_paths: int, odd: bool) -> int:
+    """How many directions the paths can tell apart; near their number whitening would find no noise left."""
+    return 3 * num_paths // (4 * num_images(odd))
+
+
+def first_room(num_functions: int) -> int:
+    """Capacity to begin with: what most small problems end with, so that they compile once."""
+    return room_for(4 * num_functions + 16 if num_functions <= 24 else 3 * num_functions)
 
 
 class Rank(NamedTuple):
@@ -203,7 +213,6 @@ class _Run:
         self.mesh = mesh_for(method.num_replicas, method.num_paths)
         self.physics = physics_of(problem, method.tol, method.substeps or 1)
         T, M, C = problem.training.num_steps, problem.num_watched, problem.task.num_outputs
-        self.require(Rank(M, M))
         self.f = np.full((method.num_replicas, T + 1, M, C), np.nan)
         self.batch_loss = np.full((method.num_replicas, T + 1), np.nan)
         self.kept: list[observe.Fields] = []
@@ -212,7 +221,10 @@ class _Run:
         self.t = 0
         num_forward = M + self.physics.batch.shape[1] * self.form.online
         num_backward = max(M, self.physics.batch.shape[1])
-        self.state = self.with_room(Rank(room_for(3 * num_forward + 8), room_for(3 * num_backward + 8)), None)
+        self.widest = most_directions(method.num_paths, self.form.act.odd)
+        self.require(Rank(M, M))
+        first = Rank(*(min(first_room(n), self.widest) for n in (num_forward, num_backward)))
+        self.state = self.with_room(first, None)
 
     def solve(self, progress: bool, file: Path | None) -> Solution:
         start, T = time.perf_counter(), self.problem.training.num_steps
@@ -240,25 +252,31 @@ class _Run:
         """Steps up to `stop`, or until a factor is full."""
         batch = self.physics.batch
         self.make_room(len(self.physics.watched) + batch.shape[1] * self.form.online, batch.shape[1])
-        self.state, t, seen = run_chunk(self.form, self.physics, self.state, int(self.t), int(stop))
+        self.state, t, seen = run_chunk(self.form, along(self.physics, self.form, self.t), self.state, int(self.t), int(stop))
+        if any(host(basis.missed).any() for basis in (*self.state.b.values(), *self.state.a.values())):
+            self.too_few_paths(self.widest + 1)
         t = int(host(t))
         done = slice(self.t, t)
         self.f[:, done] = np.moveaxis(host(seen.f), 0, 1)[:, : t - self.t]
         self.batch_loss[:, done] = host(seen.batch_loss).T[:, : t - self.t]
         self.t = t
 
+    def look(self) -> Physics:
+        """The physics as a measurement needs it."""
+        return along(self.physics, self.form, self.t)
+
     def keep_fields(self) -> None:
         """Fields at this step, for the kernels and whatever else is to be saved."""
         M, C = len(self.physics.watched), self.problem.task.num_outputs
         every_output = bool({"sharpness", "z"} & {*self.save}) and C > 1
         self.make_room(M, M * C if every_output else M, full=True)
-        self.state, fields = observe.fields(self.form, self.physics, self.state)
+        self.state, fields = observe.fields(self.form, self.look(), self.state)
         if self.t == 0:
             self.h0 = fields.h
         if self.t in self.kernel_steps:
             self.kept.append(fields)
             if every_output:
-                z, g = observe.all_outputs(self.form, self.physics, self.state)
+                z, g = observe.all_outputs(self.form, self.look(), self.state)
                 self.G_outputs.append(observe.outputs_kernel(g, C))
                 self.kept[-1] = fields._replace(z={l: x[..., ::C] for l, x in z.items()})  # of the first output
 
@@ -273,7 +291,8 @@ class _Run:
             room = min((b.e.shape[-1] for b in bases.values()), default=0)
             need = most if full or self.t == 0 else int(room_wanted(grew, most, self.form.flow))
             enough = size + need <= room
-            return enough, room if size + need <= 0.75 * room else room_for(1.25 * size + need)
+            wider = room if size + need <= 0.75 * room else min(room_for(1.25 * size + need), self.widest)
+            return enough or room == self.widest, wider
 
         state = self.state
         (enough_b, K_b), (enough_a, K_a) = wanted(state.b, num_forward), wanted(state.a, num_backward)
@@ -299,7 +318,7 @@ class _Run:
         with threadpool_limits(1, user_api="blas"):  # matrices too small for BLAS threads, which would fight with JAX's
             draws = {l: noise(l) for l in range(1, L + 1)}
 
-        def padded(known: Any, new: np.ndarray) -> Any:
+        def padded(known: Any, new: Any) -> Any:
             """The columns known, then those of `new`."""
             if known is None:
                 return new
@@ -317,7 +336,8 @@ class _Run:
         def basis(known: Basis | None, K: int, first: int) -> Basis:
             if known is None:
                 return Basis.zeros(R, S, K, dtype, first)
-            return known._replace(e=padded(known.e, np.zeros((R, S, K), dtype)))
+            more = Basis.zeros(R, S, K, dtype)
+            return known._replace(e=padded(known.e, more.e), live=padded(known.live, more.live))
 
         key: Any = np.random.default_rng(self.seed).integers(0, 2**32, (R, 2), dtype=np.uint32) if old is None else old.key
 
@@ -379,12 +399,19 @@ class _Run:
         template = self.state
         self.state = place(self.mesh, checkpoint.like(template, leaves["state"]), self.method.num_paths)
         if "kept" in leaves:
-            one = jax.eval_shape(partial(observe.fields, self.form), self.physics, template)[1]
+            one = jax.eval_shape(partial(observe.fields, self.form), self.look(), template)[1]
             each = len(jax.tree.leaves(one))
             parts = [leaves["kept"][i : i + each] for i in range(0, len(leaves["kept"]), each)]
             self.kept = [checkpoint.like(one, part) for part in parts]
             self.h0 = checkpoint.like(one.h, leaves["h0"])
             self.G_outputs = leaves.get("G", [])
+
+    def too_few_paths(self, most: int) -> NoReturn:
+        images = num_images(self.form.act.odd)
+        raise ValueError(
+            f"kernels need {most} directions or more, and {self.method.num_paths} paths in {images} mirror images are good for "
+            f"{self.widest}. Raise num_paths to {2 * images * most} or more, or raise tol."
+        )
 
     # --- memory and result ----------------------------------------------------------------------------------------------------
 
@@ -394,13 +421,8 @@ class _Run:
         L, M, K, C = form.L, problem.num_watched, len(self.kernel_steps), problem.task.num_outputs
         T, B = problem.training.num_steps, self.physics.batch.shape[1]
         rank_in = self.physics.watched.shape[1]
-        images = num_images(form.act.odd)
-        most = max(rank_in, C, *(capacity if L > 1 else ()))
-        if images * most > S:
-            raise ValueError(
-                f"kernels need up to {most} directions, and {S} paths in {images} mirror images span {S // images}. "
-                f"Raise num_paths to {2 * images * most} or more, or raise tol."
-            )
+        if (most := max(rank_in, C, M if L > 1 else 0)) > self.widest:
+            self.too_few_paths(most)
         number = 4 if self.method.dtype == "float32" else 8
         images_and_noise = (L - 1) * sum(capacity) * (3 + form.momentum) + (rank_in + C) * (1 + form.momentum)
         fields = L * (4 * (M + B * form.online) + 3 * B) + 2 * K * L * M
@@ -426,15 +448,23 @@ class _Run:
         trajectory = trajectory_of(self.problem, self.f, self.kernel_steps, Phi, G, batch_loss, more)
         estimate = Estimate.of(trajectory)
         stats: dict[str, Any] = {"paths": self.method.num_paths, "replicas": self.method.num_replicas}
-        missed = 0
         for name, bases in (("Phi", self.state.b), ("G", self.state.a)):
             if bases:
                 stats[f"rank {name}"] = ", ".join(str(int(host(basis.size).max())) for _, basis in sorted(bases.items()))
-                missed += sum(int(host(basis.missed).sum()) for basis in bases.values())
-        if missed:
-            stats["functions left out for want of room, times"] = missed
         status = Status.of(self.problem, estimate.mean, f"solved, {self.problem.training.num_steps} steps")
         return Solution(estimate, status, stats | {"seconds": seconds})
+
+
+def along(physics: Physics, form: Form, start: int) -> Physics:
+    """The physics of the CHUNK steps from `start` on: what is compiled knows nothing of the number of steps, or of a stream."""
+    steps = np.minimum(np.arange(start, start + CHUNK), len(physics.eta) - 1)
+    noise = physics.label_noise[steps] if physics.label_noise.size > 1 else physics.label_noise
+    chunk = physics._replace(start=np.int64(start), eta=physics.eta[steps], batch=physics.batch[steps], label_noise=noise)
+    if not form.online:
+        return chunk
+    points = chunk.batch.ravel()
+    places = np.arange(len(points)).reshape(chunk.batch.shape)
+    return chunk._replace(train=physics.train[points], y=physics.y[points], batch=places)
 
 
 def physics_of(problem: Problem, tol: float, substeps: int = 1) -> Physics:
@@ -449,6 +479,7 @@ def physics_of(problem: Problem, tol: float, substeps: int = 1) -> Physics:
         weight_decay=np.float64(training.weight_decay),
         temperature=np.float64(training.temperature),
         tol=np.float64(tol),
+        start=np.int64(0),
         eta=np.concatenate([training.eta(L), np.zeros((1, L + 1))]),
         watched=root[P:] if training.online else root,
         train=root[:P],

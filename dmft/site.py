@@ -77,17 +77,18 @@ class Form:
 
 
 class Physics(NamedTuple):
-    """The numbers of the problem; traced, so that another value compiles nothing.
+    """The numbers of the problem along some steps; traced, so that another value compiles nothing.
 
     Attributes:
         gamma0, bias, momentum, weight_decay, temperature: as in the Problem.
         tol: rest of a kernel, relative to its size, below which no new direction is kept.
-        eta: (T+1, L+1) learning rate of W^0 ... W^{L-1} and the readout at each state; the last row is zero.
+        start: the first of these steps; arrays over time below begin there.
+        eta: (steps, L+1) learning rate of W^0 ... W^{L-1} and the readout at each state; zero at the last one.
         watched: (M, rank) input coordinates of the points where f is recorded.
         train: (P, rank) those of the train points.
         y: (P, C) targets.
-        batch: (T+1, B) train points of the batch of each state.
-        label_noise: (T+1, B, C), or zeros of shape (1, 1, 1).
+        batch: (steps, B) train points of the batch of each state.
+        label_noise: (steps, B, C), or zeros of shape (1, 1, 1).
         substeps: Runge-Kutta steps per interval of gradient flow.
     """
 
@@ -97,6 +98,7 @@ class Physics(NamedTuple):
     weight_decay: Any
     temperature: Any
     tol: Any
+    start: Any
     eta: Any
     watched: Any
     train: Any
@@ -185,6 +187,7 @@ def forward(form: Form, physics: Physics, state: State, root: Float[Array, "poin
         h[l] = state.Wb[l] @ row_u[l].T
         if l > 1:
             A = average(phi[l - 1], state.eps_r[l - 1]) * state.alpha[l - 1].astype(dtype)  # <d phi^{l-1} / d eps_r>
+            A = jnp.where(state.a[l].live, A, 0)  # the others are zero but for sampling noise
             h[l] += state.a[l].e @ A.T
         phi[l] = form.act.phi(h[l])
     f = average(phi[form.L], state.Wa[form.L]).astype(float) / physics.gamma0 + state.beta
@@ -223,6 +226,16 @@ def backward(
     return Backward(a, row_r, z, g, size_g)
 
 
+def used(physics: Physics, back: Backward) -> dict[int, Basis]:
+    """The bases of g; what this step has used of them, above the tolerance, is live."""
+
+    def live(l: int, basis: Basis) -> Basis:
+        largest = jnp.max(back.row_r[l - 1].astype(float) ** 2, axis=0)
+        return basis._replace(live=basis.live | (largest > physics.tol * back.size_g[l - 1]))
+
+    return {l: live(l, basis) for l, basis in back.a.items()}
+
+
 class Seen(NamedTuple):
     """What a step shows: f (M, C) at the watched points and the loss of the batch."""
 
@@ -242,7 +255,7 @@ def evaluate(form: Form, physics: Physics, t: Int[Array, ""], state: State) -> t
     """Fields, outputs and gradients at index t from what came before; the state knows the new functions."""
     if form.ntk_euler:
         return evaluate_ntk_euler(form, physics, t, state)
-    index = physics.batch[t]
+    index = physics.batch[t - physics.start]
     batch: Any
     if form.online:
         B = len(index)
@@ -254,7 +267,7 @@ def evaluate(form: Form, physics: Physics, t: Int[Array, ""], state: State) -> t
         batch = slice(0, len(index)) if form.full_batch else index
         f_batch, f = seen.f[batch], seen.f
     y = physics.y[index]
-    noisy = y + (physics.label_noise[t] if physics.label_noise.size > 1 else 0.0)
+    noisy = y + (physics.label_noise[t - physics.start] if physics.label_noise.size > 1 else 0.0)
     Delta = form.loss.minus_gradient(f_batch, noisy) / len(index)
     h, phi = ({l: x[:, batch] for l, x in fields.items()} for fields in (seen.h, seen.phi))
     back = backward(form, physics, state, seen, h, Delta, state.size_g)
@@ -264,7 +277,7 @@ def evaluate(form: Form, physics: Physics, t: Int[Array, ""], state: State) -> t
         Wa={l: gamma0 * phi[l] @ row for l, row in back.row_r.items()},
         beta=physics.bias**2 * Delta.sum(0),
     )
-    state = state._replace(b=seen.b, a=back.a, size_g=back.size_g)
+    state = state._replace(b=seen.b, a=used(physics, back), size_g=back.size_g)
     return state, Seen(f, jnp.mean(form.loss.of(f_batch, y))), G
 
 
@@ -286,9 +299,9 @@ def evaluate_ntk_euler(form: Form, physics: Physics, t: Int[Array, ""], state: S
         Wa={l: gamma0 * seen.phi[l][:, :P] @ (row[:P] * weighed) for l, row in back.row_r.items()},
         beta=jnp.zeros_like(state.beta),
     )
-    after = state.f + physics.eta[t, 0] * K[:, :P].astype(float) @ Delta[:, 0]
+    after = state.f + physics.eta[t - physics.start, 0] * K[:, :P].astype(float) @ Delta[:, 0]
     shown = Seen(state.f[:, None], jnp.mean(form.loss.of(state.f[:P, None], physics.y)))
-    return state._replace(b=seen.b, a=back.a, size_g=back.size_g, f=after), shown, gradient
+    return state._replace(b=seen.b, a=used(physics, back), size_g=back.size_g, f=after), shown, gradient
 
 
 def flow(form: Form, physics: Physics, t: Int[Array, ""], state: State) -> tuple[State, Seen]:
@@ -298,7 +311,7 @@ def flow(form: Form, physics: Physics, t: Int[Array, ""], state: State) -> tuple
 
     def slope(state: State, G: Gradient) -> tuple:
         """eta (G - weight_decay theta) of Wb, Wa, beta and alpha."""
-        eta = physics.eta[t]
+        eta = physics.eta[t - physics.start]
 
         def of(W: Array, G: Array, eta: Array) -> Array:
             return (eta * h).astype(W.dtype) * (G - physics.weight_decay.astype(W.dtype) * W)
@@ -327,7 +340,7 @@ def flow(form: Form, physics: Physics, t: Int[Array, ""], state: State) -> tuple
 def step(form: Form, physics: Physics, t: Int[Array, ""], state: State) -> tuple[State, Seen]:
     """Everything at index t from what came before it; the state that step t + 1 starts from."""
     state, seen, G = evaluate(form, physics, t, state)
-    eta = physics.eta[t]
+    eta = physics.eta[t - physics.start]
     v: Any = state.velocity or Velocity({}, {}, None, None)
 
     def moved(W: Array, v: Array | None, G: Array, eta: Array) -> tuple[Array, Array]:
@@ -348,7 +361,7 @@ def _kicked(form: Form, physics: Physics, t: Int[Array, ""], state: State) -> St
     """The state after Langevin noise of variance 2 temperature eta on every weight; alpha is the deviation of all noise."""
     Wb, Wa, eps_u, eps_r = dict(state.Wb), dict(state.Wa), dict(state.eps_u), dict(state.eps_r)
     dtype = Wb[1].dtype
-    size = jnp.sqrt(2 * physics.temperature * physics.eta[t])
+    size = jnp.sqrt(2 * physics.temperature * physics.eta[t - physics.start])
     alpha = jnp.sqrt(state.alpha**2 + size**2)
     for i in range(form.L + 1):  # the weights W^i: from layer i to layer i + 1
         for part, (W, eps, l) in enumerate(((Wb, eps_u, i + 1), (Wa, eps_r, i))):
