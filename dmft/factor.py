@@ -35,7 +35,7 @@ class Basis(NamedTuple):
         """No functions yet (or `size` columns of zeros that count), with a leading axis of replicas."""
         counts = (np.full(num_replicas, n) for n in (size, 0, 0))
         live: Any = np.zeros((num_replicas, rank), bool)
-        return Basis(np.zeros((num_replicas, num_paths, rank), dtype), *counts, live)  # type: ignore[arg-type]
+        return Basis(np.zeros((num_replicas, num_paths, rank), dtype), *counts, live)  # type: ignore[arg-type,call-arg]
 
 
 def extend(

@@ -210,9 +210,14 @@ class _Run:
         self.method, self.problem, self.seed, self.save = method, problem, seed, save
         self.kernel_steps = kernel_steps
         self.form = Form.of(problem, method.readout == "ntk_euler")
+        T, M, C, P = problem.training.num_steps, problem.num_watched, problem.task.num_outputs, problem.task.num_train
+        memory.require(
+            8 * (T + 1) * (4 * method.num_replicas * (M * C + 1) + P),
+            f"the record of {T} steps of {M} points in {method.num_replicas} replicas",
+            "Lower March(num_replicas=), the number of steps or of points.",
+        )
         self.mesh = mesh_for(method.num_replicas, method.num_paths)
         self.physics = physics_of(problem, method.tol, method.substeps or 1)
-        T, M, C = problem.training.num_steps, problem.num_watched, problem.task.num_outputs
         self.f = np.full((method.num_replicas, T + 1, M, C), np.nan)
         self.batch_loss = np.full((method.num_replicas, T + 1), np.nan)
         self.kept: list[observe.Fields] = []

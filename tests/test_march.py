@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -317,7 +316,7 @@ def test_bad_settings() -> None:
     with pytest.raises(ValueError, match=r"use method=Lazy\(\)"):
         solve(p.replace(gamma0=1e-300))
     for method in ("march", March):
-        with pytest.raises(ValueError, match=r"Pass March\(\), DeepLinear\(\) or Lazy\(\)"):
+        with pytest.raises(ValueError, match=r"Pass March\(\), TwoLayer\(\), DeepLinear\(\) or Lazy\(\)"):
             dmft.solve(p, method)  # type: ignore[arg-type]
     with pytest.raises(ValueError, match="problem must be a Problem"):
         dmft.solve(p.task)  # type: ignore[arg-type]

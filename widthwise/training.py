@@ -163,6 +163,7 @@ class GradientDescent:
 
     @property
     def full_batch(self) -> bool:
+        """All train points at every step, in order."""
         return self.batch_size is None and self.batches is None
 
     @property
