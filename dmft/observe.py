@@ -12,8 +12,9 @@ from jaxtyping import Array, Float, Int
 
 from dmft import site
 from dmft.method import trajectory_of
+from dmft.physics import Form, Physics
 from dmft.sharding import host
-from dmft.site import REPLICAS, Form, Layers, Physics, State
+from dmft.site import REPLICAS, Layers, State
 from widthwise import Problem, curvature
 
 

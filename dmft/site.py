@@ -22,7 +22,6 @@ batch: from here on g_m stands for phi'(h_m) z_m with z^L_m = sum_c Delta_mc w_c
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from typing import Any, NamedTuple
 
 import jax
@@ -32,80 +31,12 @@ from jaxtyping import Array, Float, Int
 from dmft import factor
 from dmft.factor import Basis
 from dmft.noise import mirrored
-from widthwise import Activation, Loss, Problem
+from dmft.physics import Form, Physics
 from widthwise.training import move
 
 REPLICAS = "replicas"  # the name of the mapped axis
 
 Layers = dict[int, Array]  # one array per layer, by its number l = 1 ... L
-
-
-@dataclass(frozen=True)
-class Form:
-    """What is compiled in: another value compiles anew."""
-
-    act: Activation
-    L: int
-    loss: Loss
-    online: bool
-    full_batch: bool
-    bias: bool
-    momentum: bool
-    nesterov: bool
-    decays: bool
-    langevin: bool
-    flow: bool
-    ntk_euler: bool = False
-
-    @staticmethod
-    def of(problem: Problem, ntk_euler: bool = False) -> Form:
-        architecture, training = problem.architecture, problem.training
-        return Form(
-            act=architecture.activation,
-            L=architecture.depth,
-            loss=training.loss,
-            online=training.online,
-            full_batch=training.full_batch,
-            bias=architecture.bias > 0,
-            momentum=training.momentum > 0,
-            nesterov=training.nesterov,
-            decays=training.weight_decay > 0,
-            langevin=training.temperature > 0,
-            flow=training.flow,
-            ntk_euler=ntk_euler,
-        )
-
-
-class Physics(NamedTuple):
-    """The numbers of the problem along some steps; traced, so that another value compiles nothing.
-
-    Attributes:
-        gamma0, bias, momentum, weight_decay, temperature: as in the Problem.
-        tol: rest of a kernel, relative to its size, below which no new direction is kept.
-        start: the first of these steps; arrays over time below begin there.
-        eta: (steps, L+1) learning rate of W^0 ... W^{L-1} and the readout at each state; zero at the last one.
-        watched: (M, rank) input coordinates of the points where f is recorded.
-        train: (P, rank) those of the train points.
-        y: (P, C) targets.
-        batch: (steps, B) train points of the batch of each state.
-        label_noise: (steps, B, C), or zeros of shape (1, 1, 1).
-        substeps: Runge-Kutta steps per interval of gradient flow.
-    """
-
-    gamma0: Any
-    bias: Any
-    momentum: Any
-    weight_decay: Any
-    temperature: Any
-    tol: Any
-    start: Any
-    eta: Any
-    watched: Any
-    train: Any
-    y: Any
-    batch: Any
-    label_noise: Any
-    substeps: Any
 
 
 class Velocity(NamedTuple):

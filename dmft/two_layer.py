@@ -30,15 +30,13 @@ from jaxtyping import Array, Float, Int, Key
 
 from dmft.inputs import input_root
 from dmft.method import Solution, trajectory_of
-from dmft.noise import num_images, white_noise
+from dmft.noise import mirrored, num_images, white_noise
+from dmft.physics import LEAST_GAMMA0
 from widthwise import Activation, Estimate, Problem, Status, Trajectory, check, memory
 from widthwise.curvature import eigenvalues, sharpness
 from widthwise.loss import Loss
 from widthwise.precision import float64
 from widthwise.training import move
-
-LEAST_GAMMA0 = 1e-8
-"""Below it rounding of the average shows in f = <z phi> / gamma0; the limit is lazy to 1e-16 there."""
 
 NODES = {1: (48, 72, 108, 162, 243), 2: (36, 54, 81, 122)}
 """Numbers of nodes per direction that are tried, by the rank of the data."""
@@ -409,11 +407,8 @@ def step(
 
 def mirrored_noise(key: Key[Array, ""], like: Neurons, odd: bool) -> Neurons:
     """N(0, 1) for H and Z in the mirror images of `white_noise`; the output bias, a mean over the width, gets none."""
-    images, (S, rank), C = num_images(odd), like.H.shape, like.Z.shape[1]
-    u, r = jnp.split(jax.random.normal(key, (S // images, rank + C)), [rank], axis=1)
-    u, r = jnp.concatenate([u, u]), jnp.concatenate([r, -r])
-    if not odd:
-        u, r = jnp.concatenate([u, -u]), jnp.concatenate([r, r])
+    key_u, key_r = jax.random.split(key)
+    u, r = mirrored(key_u, like.H.shape, odd, float)[0], mirrored(key_r, like.Z.shape, odd, float)[1]
     return Neurons(u, r, jnp.zeros_like(like.o))
 
 

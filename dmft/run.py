@@ -1,0 +1,351 @@
+"""One march: the loop over time, the room for the factors that grow along it, the record, and the memory that it takes.
+
+No array grows with the number of steps but the record of f.
+"""
+
+from __future__ import annotations
+
+import math
+import time
+from functools import partial
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, NamedTuple, NoReturn
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jaxtyping import Int
+from threadpoolctl import threadpool_limits
+from tqdm import tqdm
+
+from dmft import checkpoint, observe, site
+from dmft.factor import Basis
+from dmft.method import Solution, trajectory_of
+from dmft.noise import num_images, white_noise
+from dmft.physics import CHUNK, Form, Physics, along, physics_of
+from dmft.sharding import agreed, host, mesh_for, place
+from dmft.site import REPLICAS, Layers, Seen, State, Velocity
+from widthwise import Estimate, Problem, Status, memory
+
+if TYPE_CHECKING:
+    from dmft.march import March
+
+SIZES = sorted({m << k for k in range(20) for m in (8, 12)})
+"""Capacities of the factors: few, so that little compiles, and close, so that little is wasted."""
+
+
+def room_for(num_functions: float) -> int:
+    return next(size for size in SIZES if size >= num_functions)
+
+
+def most_directions(num_paths: int, odd: bool) -> int:
+    """How many directions the paths can tell apart; near their number whitening would find no noise left."""
+    return 3 * num_paths // (4 * num_images(odd))
+
+
+def first_room(num_functions: int) -> int:
+    """Capacity to begin with: what most small problems end with, so that they compile once."""
+    return room_for(4 * num_functions + 16 if num_functions <= 24 else 3 * num_functions)
+
+
+class Rank(NamedTuple):
+    """Numbers of directions: of Phi (coordinates of u) and of G (coordinates of r)."""
+
+    Phi: int
+    G: int
+
+
+@partial(jax.jit, static_argnames="form", donate_argnames="state")
+def run_chunk(form: Form, physics: Physics, state: State, start: int, stop: int) -> tuple[State, Int[Any, ""], Seen]:
+    """Steps start ... stop - 1 of all replicas, or as many as there is room for; the first always.
+
+    Returns:
+        the state, the first step not done, and f (CHUNK, R, M, C) and the loss of the batch (CHUNK, R).
+    """
+    R, M, C = len(state.key), len(physics.watched), physics.y.shape[1]
+    record = Seen(jnp.full((CHUNK, R, M, C), jnp.nan), jnp.full((CHUNK, R), jnp.nan))
+    num_forward = M + physics.batch.shape[1] * form.online
+    num_backward = physics.batch.shape[1]
+
+    def wanting(carry: tuple) -> Any:
+        state, t, _ = carry
+        roomy = has_room(state.b, num_forward, form.flow) & has_room(state.a, num_backward, form.flow)
+        return (t < stop) & ((t == start) | roomy)
+
+    def advance(carry: tuple) -> tuple:
+        state, t, record = carry
+        move = site.flow if form.flow else site.step
+        state, seen = jax.vmap(lambda state: move(form, physics, t, state), axis_name=REPLICAS)(state)
+        return state, t + 1, Seen(*(x.at[t - start].set(now) for x, now in zip(record, seen, strict=True)))
+
+    return jax.lax.while_loop(wanting, advance, (state, jnp.asarray(start), record))
+
+
+def room_wanted(grew: Any, num_functions: int, flow: bool) -> Any:
+    """New functions to be ready for: twice what the last step brought and eight more; a flow takes many steps in one."""
+    return num_functions if flow else jnp.minimum(2 * grew + 8, num_functions)
+
+
+def has_room(bases: dict[int, Basis], num_functions: int, flow: bool) -> Any:
+    """Whether every basis has room for what the next step may bring."""
+    room = [jnp.max(b.size + room_wanted(b.grew, num_functions, flow)) <= b.e.shape[-1] for b in bases.values()]
+    return jnp.all(jnp.array(room)) if room else jnp.array(True)
+
+
+class Run:
+    """One solve: what stays the same along it, the state, and the record."""
+
+    def __init__(
+        self, method: March, problem: Problem, seed: int, kernel_steps: Int[np.ndarray, "kept"], save: tuple[str, ...]
+    ):
+        self.method, self.problem, self.seed, self.save = method, problem, seed, save
+        self.kernel_steps = kernel_steps
+        self.form = Form.of(problem, method.readout == "ntk_euler")
+        T, M, C, P = problem.training.num_steps, problem.num_watched, problem.task.num_outputs, problem.task.num_train
+        memory.require(
+            8 * (T + 1) * (4 * method.num_replicas * (M * C + 1) + P),
+            f"the record of {T} steps of {M} points in {method.num_replicas} replicas",
+            "Lower March(num_replicas=), the number of steps or of points.",
+        )
+        self.mesh = mesh_for(method.num_replicas, method.num_paths)
+        self.physics = physics_of(problem, method.tol, method.substeps or 1)
+        self.f = np.full((method.num_replicas, T + 1, M, C), np.nan)
+        self.batch_loss = np.full((method.num_replicas, T + 1), np.nan)
+        self.kept: list[observe.Fields] = []
+        self.h0: Layers = {}
+        self.G_outputs: list[np.ndarray] = []
+        self.t = 0
+        num_forward = M + self.physics.batch.shape[1] * self.form.online
+        num_backward = max(M, self.physics.batch.shape[1])
+        self.widest = most_directions(method.num_paths, self.form.act.odd)
+        self.require(Rank(M, M))
+        first = Rank(*(min(first_room(n), self.widest) for n in (num_forward, num_backward)))
+        self.state = self.with_room(first, None)
+
+    def solve(self, progress: bool, file: Path | None) -> Solution:
+        start, T = time.perf_counter(), self.problem.training.num_steps
+        looked_at = sorted({*self.kernel_steps.tolist()} | ({0} if "update_size" in self.save else set()))
+        title = f"dmft.solve {self.form.act.name} L={self.form.L}"
+        if file is not None:
+            self.resume(file)
+        written = start
+        with tqdm(total=T + 1, initial=self.t, desc=title, disable=None if progress else True, leave=False) as bar:
+            while self.t <= T and (self.t == 0 or np.isfinite(self.f[:, self.t - 1]).all()):
+                before = self.t
+                if self.t in looked_at:
+                    self.keep_fields()
+                self.advance(min([self.t + CHUNK, T + 1, *(step for step in looked_at if step > self.t)]))
+                bar.update(self.t - before)
+                bar.set_postfix_str(self.loss_so_far())
+                if file is not None and agreed(time.perf_counter() - written > checkpoint.SECONDS):
+                    everything = self.everything()
+                    if jax.process_index() == 0:
+                        checkpoint.write(file, self.whose(), everything)
+                    written = time.perf_counter()
+        return self.solution(time.perf_counter() - start)
+
+    def advance(self, stop: int) -> None:
+        """Steps up to `stop`, or until a factor is full."""
+        batch = self.physics.batch
+        self.make_room(len(self.physics.watched) + batch.shape[1] * self.form.online, batch.shape[1])
+        self.state, t, seen = run_chunk(self.form, along(self.physics, self.form, self.t), self.state, int(self.t), int(stop))
+        if any(host(basis.missed).any() for basis in (*self.state.b.values(), *self.state.a.values())):
+            self.too_few_paths(self.widest + 1)
+        t = int(host(t))
+        done = slice(self.t, t)
+        self.f[:, done] = np.moveaxis(host(seen.f), 0, 1)[:, : t - self.t]
+        self.batch_loss[:, done] = host(seen.batch_loss).T[:, : t - self.t]
+        self.t = t
+
+    def look(self) -> Physics:
+        """The physics as a measurement needs it."""
+        return along(self.physics, self.form, self.t)
+
+    def keep_fields(self) -> None:
+        """Fields at this step, for the kernels and whatever else is to be saved."""
+        M, C = len(self.physics.watched), self.problem.task.num_outputs
+        every_output = bool({"sharpness", "z"} & {*self.save}) and C > 1
+        self.make_room(M, M * C if every_output else M, full=True)
+        self.state, fields = observe.fields(self.form, self.look(), self.state)
+        if self.t == 0:
+            self.h0 = fields.h
+        if self.t in self.kernel_steps:
+            self.kept.append(fields)
+            if every_output:
+                z, g = observe.all_outputs(self.form, self.look(), self.state)
+                self.G_outputs.append(observe.outputs_kernel(g, C))
+                self.kept[-1] = fields._replace(z={l: x[..., ::C] for l, x in z.items()})  # of the first output
+
+    # --- room ---------------------------------------------------------------------------------------------------------------
+
+    def make_room(self, num_forward: int, num_backward: int, full: bool = False) -> None:
+        """Grow the factors if the next step could fill them."""
+
+        def wanted(bases: dict[int, Basis], most: int) -> tuple[bool, int]:
+            size = max((int(host(b.size).max()) for b in bases.values()), default=0)
+            grew = max((int(host(b.grew).max()) for b in bases.values()), default=0)
+            room = min((b.e.shape[-1] for b in bases.values()), default=0)
+            need = most if full or self.t == 0 else int(room_wanted(grew, most, self.form.flow))
+            enough = size + need <= room
+            wider = room if size + need <= 0.75 * room else min(room_for(1.25 * size + need), self.widest)
+            return enough or room == self.widest, wider
+
+        state = self.state
+        (enough_b, K_b), (enough_a, K_a) = wanted(state.b, num_forward), wanted(state.a, num_backward)
+        if not (enough_b and enough_a):
+            self.require(Rank(K_b, K_a))
+            self.state = self.with_room(Rank(K_b, K_a), state)
+
+    def with_room(self, capacity: Rank, old: State | None) -> State:
+        """The state with every array padded to this capacity: images of functions still to come are noise, bases are zero."""
+        form, S, R = self.form, self.method.num_paths, self.method.num_replicas
+        L, C, dtype = form.L, self.problem.task.num_outputs, self.method.dtype
+        alpha: Any = np.ones((R, L + 1)) if old is None else host(old.alpha)
+        v_alpha = host(old.velocity.alpha) if old is not None and isinstance(old.velocity, Velocity) else np.zeros_like(alpha)
+        rank_in = self.physics.watched.shape[1]
+
+        def noise(l: int) -> tuple[np.ndarray, np.ndarray]:
+            num_u, num_r = rank_in if l == 1 else capacity.Phi, C if l == L else capacity.G
+            key = [(self.seed, l, replica) for replica in range(R)]
+            draws = [white_noise(S, num_u, num_r, odd=form.act.odd, key=k) for k in key]
+            u, r = (np.stack(x).astype(dtype) for x in zip(*draws, strict=True))
+            return u, r
+
+        with threadpool_limits(1, user_api="blas"):  # matrices too small for BLAS threads, which would fight with JAX's
+            draws = {l: noise(l) for l in range(1, L + 1)}
+
+        def padded(known: Any, new: Any) -> Any:
+            """The columns known, then those of `new`."""
+            if known is None:
+                return new
+            if self.mesh is None:  # compiles nothing
+                return np.concatenate([known, new[..., known.shape[-1] :]], -1)
+            return jnp.concatenate([known, place(self.mesh, new[..., known.shape[-1] :], S)], -1)
+
+        def images(part: int, factor: np.ndarray, known: Layers | None) -> Layers:
+            """alpha eps for the columns to come; W^{l-1} makes Wb[l], W^l makes Wa[l]."""
+            return {
+                l: padded(known and known[l], factor[:, l - 1 + part, None, None].astype(dtype) * draws[l][part])
+                for l in range(1, L + 1)
+            }
+
+        def basis(known: Basis | None, K: int, first: int) -> Basis:
+            if known is None:
+                return Basis.zeros(R, S, K, dtype, first)
+            more = Basis.zeros(R, S, K, dtype)
+            return known._replace(e=padded(known.e, more.e), live=padded(known.live, more.live))
+
+        key: Any = np.random.default_rng(self.seed).integers(0, 2**32, (R, 2), dtype=np.uint32) if old is None else old.key
+
+        def zeros(n: int) -> Any:
+            return np.zeros((R, n))
+
+        state = State(
+            Wb=images(0, alpha, old and old.Wb),
+            Wa=images(1, alpha, old and old.Wa),
+            b={l: basis(old and old.b[l], capacity.Phi, int(form.bias)) for l in range(1, L)},
+            a={l: basis(old and old.a[l], capacity.G, 0) for l in range(2, L + 1)},
+            eps_u={l: padded(old and old.eps_u[l], draws[l][0]) for l in range(2, L + 1)},
+            eps_r={l: padded(old and old.eps_r[l], draws[l][1]) for l in range(1, L)},
+            alpha=alpha,
+            size_g=zeros(L + 1) if old is None else old.size_g,
+            beta=zeros(C) if old is None else old.beta,
+            velocity=(),
+            key=key,
+            f=zeros(self.problem.num_watched) if old is None else old.f,
+        )
+        if form.momentum:
+            was: Any = None if old is None else old.velocity
+            state = state._replace(
+                velocity=Velocity(
+                    images(0, v_alpha, was and was.Wb),
+                    images(1, v_alpha, was and was.Wa),
+                    v_alpha,
+                    zeros(C) if was is None else was.beta,
+                )
+            )
+        return place(self.mesh, state, S)
+
+    # --- stop and go on -------------------------------------------------------------------------------------------------------
+
+    def whose(self) -> dict[str, Any]:
+        """What must be the same for bits to be the same."""
+        return {
+            "problem": self.problem.fingerprint(),
+            "method": repr(self.method),
+            "seed": self.seed,
+            "kernel_steps": self.kernel_steps.tolist(),
+            "save": list(self.save),
+            "jax": jax.__version__,
+        }
+
+    def everything(self) -> dict[str, Any]:
+        """All that changes along a run."""
+        record = [np.int64(self.t), self.f, self.batch_loss]
+        everything = {"state": self.state, "record": record, "kept": self.kept, "h0": self.h0, "G": self.G_outputs}
+        return jax.tree.map(host, everything)
+
+    def resume(self, file: Path) -> None:
+        """Go on from a checkpoint, if there is one."""
+        leaves = checkpoint.read(file, self.whose())
+        if leaves is None:
+            return
+        t, self.f, self.batch_loss = leaves["record"]
+        self.t = int(t)
+        template = self.state
+        self.state = place(self.mesh, checkpoint.like(template, leaves["state"]), self.method.num_paths)
+        if "kept" in leaves:
+            one = jax.eval_shape(partial(observe.fields, self.form), self.look(), template)[1]
+            each = len(jax.tree.leaves(one))
+            parts = [leaves["kept"][i : i + each] for i in range(0, len(leaves["kept"]), each)]
+            self.kept = [checkpoint.like(one, part) for part in parts]
+            self.h0 = checkpoint.like(one.h, leaves["h0"])
+            self.G_outputs = leaves.get("G", [])
+
+    def too_few_paths(self, most: int) -> NoReturn:
+        images = num_images(self.form.act.odd)
+        raise ValueError(
+            f"kernels need {most} directions or more, and {self.method.num_paths} paths in {images} mirror images are good for "
+            f"{self.widest}. Raise num_paths to {2 * images * most} or more, or raise tol."
+        )
+
+    # --- memory and result ----------------------------------------------------------------------------------------------------
+
+    def require(self, capacity: Rank) -> None:
+        """ValueError if the paths cannot span the directions, MemoryError if memory does not hold them."""
+        form, problem, S, R = self.form, self.problem, self.method.num_paths, self.method.num_replicas
+        L, M, K, C = form.L, problem.num_watched, len(self.kernel_steps), problem.task.num_outputs
+        T, B = problem.training.num_steps, self.physics.batch.shape[1]
+        rank_in = self.physics.watched.shape[1]
+        if (most := max(rank_in, C, M if L > 1 else 0)) > self.widest:
+            self.too_few_paths(most)
+        number = 4 if self.method.dtype == "float32" else 8
+        images_and_noise = (L - 1) * sum(capacity) * (3 + form.momentum) + (rank_in + C) * (1 + form.momentum)
+        fields = L * (4 * (M + B * form.online) + 3 * B) + 2 * K * L * M
+        kernels = 8 * R * 2 * L * (K * M) ** 2
+        outputs = 8 * 4 * R * (T + 1) * (M * C + 1)
+        copies = 5 if form.flow else 2
+        memory.require(
+            number * R * S * (copies * images_and_noise + fields) / len(jax.devices()) + kernels + outputs,
+            f"dmft.solve with {R} x {S} paths, {M} points and ranks {tuple(capacity)}",
+            "Lower March(num_paths=, num_replicas=), keep kernels at fewer steps, or raise tol.",
+        )
+
+    def loss_so_far(self) -> str:
+        """Loss and error bar at the last step done, for the progress bar."""
+        t, task = self.t - 1, self.problem.task
+        y = task.y.reshape(task.num_train, -1)
+        loss = self.batch_loss[:, t] if self.form.online else self.problem.training.loss_of(self.f[:, t, : len(y)], y)
+        return f"loss={loss.mean():.3g} +- {loss.std(ddof=1) / math.sqrt(len(loss)):.1g}"
+
+    def solution(self, seconds: float) -> Solution:
+        Phi, G, more = observe.saved(self.problem, self.f, self.kept, self.h0, self.G_outputs, self.kernel_steps, self.save)
+        batch_loss = self.batch_loss if self.form.online else None
+        trajectory = trajectory_of(self.problem, self.f, self.kernel_steps, Phi, G, batch_loss, more)
+        estimate = Estimate.of(trajectory)
+        stats: dict[str, Any] = {"paths": self.method.num_paths, "replicas": self.method.num_replicas}
+        for name, bases in (("Phi", self.state.b), ("G", self.state.a)):
+            if bases:
+                stats[f"rank {name}"] = ", ".join(str(int(host(basis.size).max())) for _, basis in sorted(bases.items()))
+        status = Status.of(self.problem, estimate.mean, f"solved, {self.problem.training.num_steps} steps")
+        return Solution(estimate, status, stats | {"seconds": seconds})
