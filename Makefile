@@ -3,14 +3,18 @@ PYTHON ?= python3
 BIN := .venv/bin
 SETUP := .venv/setup-done
 
-.PHONY: setup demo test lint types benchmark clean
+.PHONY: setup demo test test-slow lint types benchmark clean
 
 demo: $(SETUP)
 	$(BIN)/python -m paper_figures fig01_width_consistency
 
 # two processes share two cores: BLAS threads would only get in each other's way
 test: $(SETUP)
-	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 --dist loadfile
+
+# more cases of what the suite checks
+test-slow: $(SETUP)
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 --dist loadfile -m slow
 
 lint: $(SETUP)
 	$(BIN)/ruff check .
@@ -21,6 +25,7 @@ types: $(SETUP)
 
 benchmark: $(SETUP)
 	$(BIN)/python -m benchmarks.march
+	$(BIN)/python -m benchmarks.against_networks
 
 setup: $(SETUP)
 

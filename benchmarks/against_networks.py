@@ -3,9 +3,9 @@
     python -m benchmarks.against_networks          # some ten minutes on two cores; prints the table of docs/benchmarks.md
 
 Either side may choose its strategy with the reference in hand: the theory its paths, replicas and tolerance; networks their
-width, the number of seeds, and whether to extrapolate 2 f_2N - f_N. Costs are processor seconds after compilation: of a solve as
-a whole, and of the seeds that the measured variance and bias ask for at the measured seconds per seed. The reference is a
-march of many paths with another seed; the networks' average, extrapolated in 1/N, says whether to believe it.
+width, the number of seeds, and whether to extrapolate 2 f_2N - f_N. Costs are processor seconds after compilation: of a whole
+solve, and of the seeds that the measured variance and bias ask for at the measured seconds per seed. The reference is a march
+of many paths with another seed; the networks' average, extrapolated in 1/N, says whether to believe it.
 """
 
 from __future__ import annotations

@@ -204,6 +204,8 @@ def _statistic(name: str, reference: Runs, nets: list[Runs], weights: list[float
         squares.append((R - 1) * np.var([mean @ _dual(np.delete(reference, r, axis=0)) for r in range(R)]))
         degrees.append(R - 1)
     difference, error = float(mean @ dual - 1), float(np.sqrt(np.sum(squares)))
+    if error == 0:  # nothing varies, as where a frozen layer's kernel stands still: equal, or not
+        return Statistic(name, difference, error, 1.0 if abs(difference) < 1e-12 else 0.0, 0.0)
     dof = np.sum(squares) ** 2 / np.sum(np.square(squares) / degrees)
     p_value = float(2 * stdtr(dof, -abs(difference) / error))
     return Statistic(name, difference, error, p_value, float(-error * (stdtrit(dof, alpha / 2) + stdtrit(dof, 0.1))))

@@ -83,7 +83,7 @@ def run_chunk(form: Form, physics: Physics, state: State, start: int, stop: int)
 
 def room_wanted(grew: Any, num_functions: int, flow: bool) -> Any:
     """New functions to be ready for: twice what the last step brought and eight more; a flow takes many steps in one."""
-    return num_functions if flow else jnp.minimum(2 * grew + 8, num_functions)
+    return 8 * num_functions if flow else jnp.minimum(2 * grew + 8, num_functions)
 
 
 def has_room(bases: dict[int, Basis], num_functions: int, flow: bool) -> Any:
@@ -149,8 +149,9 @@ class Run:
         batch = self.physics.batch
         self.make_room(len(self.physics.watched) + batch.shape[1] * self.form.online, batch.shape[1])
         self.state, t, seen = run_chunk(self.form, along(self.physics, self.form, self.t), self.state, int(self.t), int(stop))
-        if any(host(basis.missed).any() for basis in (*self.state.b.values(), *self.state.a.values())):
-            self.too_few_paths(self.widest + 1)
+        for basis in (*self.state.b.values(), *self.state.a.values()):
+            if basis.e.shape[-1] == self.widest and host(basis.missed).any():
+                self.too_few_paths(self.widest + 1)
         t = int(host(t))
         done = slice(self.t, t)
         self.f[:, done] = np.moveaxis(host(seen.f), 0, 1)[:, : t - self.t]
@@ -185,7 +186,8 @@ class Run:
             size = max((int(host(b.size).max()) for b in bases.values()), default=0)
             grew = max((int(host(b.grew).max()) for b in bases.values()), default=0)
             room = min((b.e.shape[-1] for b in bases.values()), default=0)
-            need = most if full or self.t == 0 else int(room_wanted(grew, most, self.form.flow))
+            need = int(room_wanted(most if self.t == 0 else grew, most, self.form.flow))
+            need = max(need, most) if full else need
             enough = size + need <= room
             wider = room if size + need <= 0.75 * room else min(room_for(1.25 * size + need), self.widest)
             return enough or room == self.widest, wider
@@ -347,5 +349,7 @@ class Run:
         for name, bases in (("Phi", self.state.b), ("G", self.state.a)):
             if bases:
                 stats[f"rank {name}"] = ", ".join(str(int(host(basis.size).max())) for _, basis in sorted(bases.items()))
+                if late := sum(int(host(basis.missed).max()) for basis in bases.values()):
+                    stats[f"steps that left directions of {name} to the next"] = late
         status = Status.of(self.problem, estimate.mean, f"solved, {self.problem.training.num_steps} steps")
         return Solution(estimate, status, stats | {"seconds": seconds})

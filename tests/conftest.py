@@ -8,6 +8,13 @@ import jax
 import pytest
 
 
+def pytest_configure(config: pytest.Config) -> None:
+    """Programs that took long to compile are shared by the processes of a run, and kept for the next one in .pytest_cache."""
+    if config.cache is not None:
+        jax.config.update("jax_compilation_cache_dir", str(config.cache.mkdir("jax_programs")))
+        jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.5)
+
+
 @pytest.fixture
 def compilations() -> Iterator[list[str]]:
     """A list that grows by one entry whenever XLA compiles something."""

@@ -88,7 +88,10 @@ WRONG: dict[str, tuple[str, dict[str, Any]]] = {  # what compiles to the program
 }
 
 
-@pytest.mark.parametrize("mistake", WRONG)
+SLOW = ("no schedule", "equal rates", "rates backwards", "no bias", "not frozen", "slower flow")
+
+
+@pytest.mark.parametrize("mistake", [pytest.param(name, marks=pytest.mark.slow) if name in SLOW else name for name in WRONG])
 def test_other_training_is_rejected(mistake: str) -> None:
     name, change = WRONG[mistake]
     verdict = compare.agrees(solve(CASES[name].replace(**change)), networks(CASES[name]), alpha=ALPHA)
@@ -196,7 +199,7 @@ def test_own_loss_is_the_named_one() -> None:
 def test_no_rate_no_movement() -> None:
     problem = CASES["everything"].replace(schedule=np.zeros(T))
     f = solve(problem).samples.f
-    assert np.array_equal(f, np.broadcast_to(f[:, :1], f.shape))
+    assert np.abs(f).max() < 1e-12
     pause = [1.0] * 5 + [0.0] * 5 + [1.0] * (T - 10)
     paused = solve(problem.replace(schedule=pause))
     moved = np.abs(np.diff(paused.mean.f, axis=0)).max(-1)

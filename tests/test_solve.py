@@ -122,10 +122,12 @@ def test_saved_observables(num_outputs: int) -> None:
         assert np.allclose(mean[name][0], lazy.mean[name][0], rtol=0, atol=noise), name
         assert noise < 0.06 * np.abs(lazy.mean[name][0]).max()
     assert (mean["sharpness"][1] > 1.05 * mean["sharpness"][0]).all()  # features align
-    nets = finite.train(problem, width=256, num_seeds=128, save=("NTK", "sharpness", "update_size"), progress=False)
+    nets = finite.train(problem, width=1024, num_seeds=32, save=("NTK", "sharpness", "update_size"), progress=False)
     for name in ("NTK", "sharpness", "update_size"):
         size = np.abs(mean[name]).max()
-        noise = 0.04 * size + 4 * theory.sem[name].max()  # networks are off by 1/256; G of several outputs has random signs
+        noise = (
+            0.04 * size + 4 * theory.sem[name].max()
+        )  # G of several outputs has random signs; degenerate eigenvalues of networks split like N^-1/2
         assert np.allclose(mean[name], nets.mean[name], rtol=0, atol=noise), name
     assert (mean["update_size"][0] == 0).all()
     assert (mean["update_size"][1] > 0.05).all()

@@ -54,7 +54,7 @@ def combined_error(theory: Result, nets: dict[int, Result]) -> float:
     return float(np.sqrt(np.mean(compare.extrapolate(nets).sem.f ** 2 + theory.sem.f**2) / np.mean(TASK.y**2)))
 
 
-@pytest.mark.parametrize("gamma0", [0.1, 0.5, 1.0, 2.0])
+@pytest.mark.parametrize("gamma0", [0.1, pytest.param(0.5, marks=pytest.mark.slow), 1.0, 2.0])
 @pytest.mark.parametrize("activation", ACTIVATIONS)
 @pytest.mark.parametrize("depth", [1, 2, 3])
 def test_theory_equals_experiment(depth: int, activation: str, gamma0: float) -> None:
