@@ -175,7 +175,7 @@ CASES: dict[str, tuple[Any, dict[str, Any], dict[str, Any]]] = {  # data, traini
     "own batches": (SIGNS, {"batches": np.arange(39).reshape(13, 3) % 5}, {"batches": np.arange(39).reshape(13, 3) % 6}),
     "online": (STREAM, {"batch_size": 2, "sampling": "online"}, {"eta0": 0.75}),
     "label noise": (CLASSES, {"label_noise": 0.5, "batch_size": 3}, {"label_noise": 0.0}),
-    "temperature": (SIGNS, {"temperature": 0.05, "weight_decay": 0.1}, {"temperature": 0.0}),
+    "temperature": (SIGNS, {"temperature": 0.15, "weight_decay": 0.1}, {"temperature": 0.0}),
 }
 
 
@@ -193,7 +193,7 @@ def test_networks_with_every_setting(name):
     """
     runs = [network(case(name), seed) for seed in range(SEEDS)]
     f, losses = np.array([f for f, _ in runs]), np.array([loss for _, loss in runs])
-    method = TwoLayer(1024, num_replicas=4)
+    method = TwoLayer(2048, num_replicas=4)
     problems = case(name), case(name).replace(**CASES[name][2])
     theory, twin = (solve(problem, method).trajectory.samples.f.reshape(4, *f.shape[1:]) for problem in problems)
     here, there = theory.mean(0), twin.mean(0)
