@@ -22,8 +22,8 @@ import numpy as np
 from jaxtyping import Float, Int
 from tqdm import tqdm
 
-from dmft.method import Solution, trajectory_of
-from widthwise import Estimate, Problem, Status, check, memory
+from dmft.method import Solution, require_applies, trajectory_of
+from widthwise import Estimate, Problem, Status, memory
 from widthwise.activation import NAMED
 from widthwise.curvature import eigenvalues, sharpness
 
@@ -85,10 +85,7 @@ class DeepLinear:
             MemoryError: the kernels would not fit.
         """
         start = time.perf_counter()
-        if why := self.obstacle(problem):
-            raise ValueError(why)
-        for name in save:
-            check.choice("save", name, SAVES)
+        require_applies(self.obstacle(problem), save, SAVES)
         L, task, training = problem.architecture.depth, problem.task, problem.training
         M, P, times, kept = task.num_points, task.num_train, training.num_steps + 1, len(kernel_steps)
         memory.require(

@@ -21,7 +21,7 @@ class Basis(NamedTuple):
         size: how many there are.
         grew: by how many at the last step.
         missed: how many steps left out functions for want of room.
-        live: which of them the dynamics has used; not those that only a measurement brought in.
+        live: which of them a field that drives the dynamics has used; not those that only a measurement brought in.
     """
 
     e: Float[Array, "paths rank"]
@@ -39,11 +39,11 @@ class Basis(NamedTuple):
 
 
 def extend(
-    basis: Basis, F: Float[Array, "paths points"], least: Float[Array, ""], axis_name: str
+    basis: Basis, F: Float[Array, "paths points"], num_driving: int, least: Float[Array, ""], axis_name: str
 ) -> tuple[Basis, Float[Array, "points rank"]]:
-    """Expand the functions F_m in the basis, which grows by as many of them as it takes.
+    """Expand the functions F_m in the basis, which grows by as many of the driving ones as it takes.
 
-        F_m = sum_k row_mk e_k + a rest of mean square at most `least`
+        F_m = sum_k row_mk e_k + a rest, of mean square at most `least` for the first num_driving of them
 
     This is pivoted Cholesky of the kernel <F(t) F(s)>, one time step after the other: the kernel is
     row(t) row(s)^T, the largest rest becomes the next pivot, and rows written at earlier steps keep their meaning as new
@@ -53,38 +53,45 @@ def extend(
     Args:
         basis: what spans the past.
         F: (S, M) functions at this step.
-        least: largest mean square of a rest; never below FLOOR eps times that of F, where rounding begins.
+        num_driving: how many of them, the first ones, the basis is for; the rest of the others may be any size.
+        least: largest mean square of a driving rest; never below FLOOR eps times that of F, where rounding begins.
         axis_name: of the replicas over which this is mapped; they make functions together, so that a step without new
             ones skips the work.
 
     Returns:
         the basis and the coefficients, in float64.
     """
-    S, M = F.shape
+    S, n = len(F), num_driving
     capacity = basis.e.shape[1]
 
     def average(x: Array, y: Array) -> Array:
         return (x.T @ y).astype(float) / S
 
-    row, kernel = average(F, basis.e), average(F, F)
-    least = jnp.maximum(least, FLOOR * jnp.finfo(F.dtype).eps * jnp.trace(kernel) / M)
-    largest = jnp.max(jnp.diagonal(kernel) - jnp.sum(row**2, axis=1))
+    row = average(F, basis.e)
+    if n == 0:
+        return basis, row
+    squares = jnp.mean(F[:, :n] ** 2, axis=0).astype(float)
+    least = jnp.maximum(least, FLOOR * jnp.finfo(F.dtype).eps * jnp.mean(squares))
+    largest = jnp.max(squares - jnp.sum(row[:n] ** 2, axis=1))
 
     def grow(carry: tuple) -> tuple:
         """New functions: the rests of their pivots, made orthonormal."""
         basis, row, _ = carry
-        rest = F - basis.e @ row.T.astype(F.dtype)
+        rest = F[:, :n] - basis.e @ row[:n].T.astype(F.dtype)
+        again = average(rest, basis.e)  # twice is enough: once leaves rounding over the size of the rest, which would pile up
+        rest, row = rest - basis.e @ again.T.astype(F.dtype), row.at[:n].add(again)
         gram = average(rest, rest)  # not the difference of kernels, which has lost its digits to cancellation
         W, rank, left = _orthonormal(gram, least, capacity - basis.size)
-        places = jnp.where(jnp.arange(M) < rank, basis.size + jnp.arange(M), capacity)  # `capacity` is nowhere
-        e = basis.e.at[:, places].set(rest @ W.T.astype(F.dtype), mode="drop")
-        row = row.at[:, places].set(gram @ W.T, mode="drop")
+        places = jnp.where(jnp.arange(n) < rank, basis.size + jnp.arange(n), capacity)  # `capacity` is nowhere
+        new = rest @ W.T.astype(F.dtype)
+        e = basis.e.at[:, places].set(new, mode="drop")
+        row = row.at[:, places].set(jnp.concatenate([gram @ W.T, average(F[:, n:], new)]), mode="drop")
         return Basis(e, basis.size + rank, rank, basis.missed + (left > least), basis.live), row, jnp.array(False)
 
     wanting = jax.lax.pmax(largest > least, axis_name)
     start = (basis._replace(grew=jnp.zeros_like(basis.grew)), row, wanting)
     basis, row, _ = jax.lax.while_loop(lambda carry: carry[2], grow, start)  # once at most; in place, as a branch is not
-    return basis, row
+    return basis._replace(live=basis.live | (jnp.max(row[:n] ** 2, axis=0) > least)), row
 
 
 def _orthonormal(

@@ -8,8 +8,8 @@ Phi^0 = X X^T / D, G^{L+1} = 1, s^2 = bias^2 and u ~ N(0, Phi^{l-1} + s^2),
     v      <- momentum v + K Delta,   f <- f + eta v,   f(0) = 0          (the same K for every output, all points alike)
 
 f is linear in the weights here, so whatever gradient descent does to weights it does to f (`widthwise.training.move`).
-The two Gaussian averages come from neural-tangents where it has them in closed form (linear, relu, erf, gelu), and from a
-quadrature in polar coordinates for every other activation.
+The two Gaussian averages come from neural-tangents where it has them in closed form (linear, relu, erf, gelu), from a series
+in Hermite polynomials for other smooth activations, and from a quadrature in polar coordinates for the rest.
 """
 
 from __future__ import annotations
@@ -17,7 +17,8 @@ from __future__ import annotations
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
-from functools import partial
+from functools import lru_cache, partial
+from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -25,7 +26,7 @@ import numpy as np
 from jaxtyping import Array, Float, Int
 
 from dmft import neural_tangents as nt
-from dmft.method import Solution, trajectory_of
+from dmft.method import Solution, require_applies, trajectory_of
 from widthwise import Activation, Estimate, Problem, Status, check, memory
 from widthwise.activation import NAMED
 from widthwise.curvature import eigenvalues, sharpness
@@ -50,6 +51,12 @@ CLOSED_FORM = {"linear": "Identity", "relu": "Relu", "erf": "Erf", "gelu": "Gelu
 RADIUS = 12.0
 """Where the quadrature ends; a Gaussian weight of e^-72 lies beyond."""
 
+TERMS = (32, 64, 128, 256)
+"""Numbers of Hermite polynomials that are tried."""
+
+EXACT = 1e-12
+"""Relative error of an average with which a series is taken for exact."""
+
 RESOLVED = 1e-6
 """Largest relative change of an average under the last increase of the nodes that still counts as resolved."""
 
@@ -64,8 +71,8 @@ class Lazy:
     for a stream of N, a block at a time.
 
     Args:
-        max_nodes: most quadrature nodes per direction, for activations without a closed form. Smooth activations and those
-            with a kink at zero need about 50 (tanh 5h: 110) to be exact to 1e-12; a kink elsewhere needs more.
+        max_nodes: most quadrature nodes per direction, for activations without a closed form or a short series. Steep ones and
+            those with a kink at zero need about 50 (tanh 5h: 110) to be exact to 1e-12; a kink elsewhere needs more.
 
     Raises:
         ValueError: max_nodes below 64.
@@ -116,10 +123,7 @@ class Lazy:
             MemoryError: the kernels would not fit.
         """
         start = time.perf_counter()
-        if why := self.obstacle(problem):
-            raise ValueError(why)
-        for name in save:
-            check.choice("save", name, SAVES)
+        require_applies(self.obstacle(problem), save, SAVES)
         L, training, kept = problem.architecture.depth, problem.training, len(kernel_steps)
         M, T, C = problem.num_watched, training.num_steps, problem.task.num_outputs
         stream = problem.task.num_train if training.online else 0
@@ -133,7 +137,7 @@ class Lazy:
         kernel = TangentKernel(problem, self.max_nodes)
         Phi, G, K = kernel.between(slice(M), slice(M))
         with np.errstate(over="ignore", invalid="ignore"):  # diverging training is reported by the status
-            f, batch_loss = _flow(problem, K) if training.flow else _descend(problem, K, kernel)
+            f, batch_loss = train(problem, K, kernel)
             more = {
                 "NTK": lambda: np.array(np.broadcast_to(K, (kept, M, M))),
                 "eigenvalues": lambda: eigenvalues(problem, np.broadcast_to(K, (kept, M, M))),
@@ -168,11 +172,12 @@ class TangentKernel:
         unresolved: the largest relative error so far of an average.
     """
 
-    def __init__(self, problem: Problem, max_nodes: int):
+    def __init__(self, problem: Problem, max_nodes: int = 256, tolerance: float = EXACT):
         task, self.bias = problem.task, problem.architecture.bias
         self.X = np.concatenate([problem.X_watched, task.X]) if problem.training.online else problem.X_watched
         self.X = self.X / np.sqrt(task.input_dim)
-        self.act, self.depth, self.max_nodes = problem.architecture.activation, problem.architecture.depth, max_nodes
+        self.act, self.depth = problem.architecture.activation, problem.architecture.depth
+        self.max_nodes, self.tolerance = max_nodes, tolerance
         self.rates = problem.training.rates(self.depth)
         self.unresolved = 0.0
 
@@ -185,7 +190,7 @@ class TangentKernel:
         with float64():
             for _ in range(self.depth):
                 shift = self.bias**2
-                Phi, d_d, a, b, error = averages(self.act, Phi + shift, a + shift, b + shift, self.max_nodes)
+                Phi, d_d, a, b, error = averages(self.act, Phi + shift, a + shift, b + shift, self.max_nodes, self.tolerance)
                 features.append(Phi)
                 slopes.append(d_d)
                 self.unresolved = max(self.unresolved, error)
@@ -195,35 +200,47 @@ class TangentKernel:
         return np.array(features), G, K
 
 
+def train(
+    problem: Problem, K: Float[np.ndarray, "*several points points"], kernel: TangentKernel
+) -> tuple[Float[np.ndarray, "*several states points outputs"], Float[np.ndarray, "states"] | None]:
+    """Training in function space with the kernel K, or several: f at the watched points, and the loss of batches if online."""
+    if not problem.training.flow:
+        return _descend(problem, K, kernel)
+    f = np.stack([_flow(problem, one) for one in K.reshape(-1, *K.shape[-2:])])
+    return f.reshape(*K.shape[:-2], *f.shape[1:]), None
+
+
 def _descend(
-    problem: Problem, K: Kernel, kernel: TangentKernel
-) -> tuple[Float[np.ndarray, "states points outputs"], Float[np.ndarray, "states"] | None]:
-    """Gradient descent in function space: f at the watched points, and the loss of the batches if training is online."""
-    task, training, (M, N) = problem.task, problem.training, (len(K), len(kernel.X))
+    problem: Problem, K: Float[np.ndarray, "*several points points"], kernel: TangentKernel
+) -> tuple[Float[np.ndarray, "*several states points outputs"], Float[np.ndarray, "states"] | None]:
+    """Gradient descent in function space."""
+    task, training, (*several, M, _), N = problem.task, problem.training, K.shape, len(kernel.X)
     index, noise = training.batches_of(task.num_train, task.num_outputs)
     y, etas = task.y.reshape(task.num_train, -1), training.step_sizes
-    f = np.zeros((training.num_steps + 1, M, task.num_outputs))
+    f = np.zeros((training.num_steps + 1, *several, M, task.num_outputs))
     losses = np.zeros(len(f))
-    now, velocity = np.zeros((N, task.num_outputs)), None
-    first, columns = 0, K  # K between all points and those from `first` on
+    now, velocity = np.zeros((*several, N, task.num_outputs)), None
+    first: int = 0
+    columns = K  # K between all points and those from `first` on
     for t, batch in enumerate(index):
-        f[t] = now[:M]
+        f[t] = now[..., :M, :]
         rows = M + batch if training.online else batch
-        losses[t] = training.loss_of(now[rows], y[batch])
+        if training.online:
+            losses[t] = training.loss_of(now[rows], y[batch])
         if t == training.num_steps:
             break
         if training.online and not first <= rows[0] < first + columns.shape[1] - len(batch) + 1:
             first = rows[0]
-            several = max(BLOCK // (N * len(batch)), 1) * len(batch)
-            columns = kernel.between(slice(N), slice(first, first + several))[2]
-        Delta = training.Delta(now[rows], y[batch] + (0.0 if noise is None else noise[t]))
+            width = max(BLOCK // (N * len(batch)), 1) * len(batch)
+            columns = kernel.between(slice(N), slice(first, first + width))[2]
+        Delta = training.Delta(now[..., rows, :], y[batch] + (0.0 if noise is None else noise[t]))
         now, velocity = move(
-            now, velocity, columns[:, rows - first] @ Delta, etas[t], training.momentum, training.nesterov, 0.0
+            now, velocity, columns[..., rows - first] @ Delta, etas[t], training.momentum, training.nesterov, 0.0
         )
-    return f, losses if training.online else None
+    return np.moveaxis(f, 0, -3), losses if training.online else None
 
 
-def _flow(problem: Problem, K: Kernel) -> tuple[Float[np.ndarray, "states points outputs"], None]:
+def _flow(problem: Problem, K: Kernel) -> Float[np.ndarray, "states points outputs"]:
     """Gradient flow df / dtau = K Delta: by the eigenvectors of K where it is linear (mse), else integrated to 1e-10.
 
     f(tau) = K V [(1 - exp(-lambda tau / P)) / lambda] V^T y,   K = V lambda V^T between train points
@@ -234,7 +251,7 @@ def _flow(problem: Problem, K: Kernel) -> tuple[Float[np.ndarray, "states points
         values, vectors = np.linalg.eigh(K[:P, :P])
         x = np.maximum(values, 0.0) / P * tau[:, None]
         integral = np.divide(-np.expm1(-x), x, out=np.ones_like(x), where=x > 0) * tau[:, None] / P
-        return K[:, :P] @ vectors @ (integral[:, :, None] * (vectors.T @ y)), None
+        return K[:, :P] @ vectors @ (integral[:, :, None] * (vectors.T @ y))
     from scipy.integrate import solve_ivp  # imported where used: it costs a third of a second
 
     def speed(_: float, f: Float[np.ndarray, "entries"]) -> Float[np.ndarray, "entries"]:
@@ -246,36 +263,34 @@ def _flow(problem: Problem, K: Kernel) -> tuple[Float[np.ndarray, "states points
         path = solve_ivp(speed, (0.0, times[-1]), np.zeros(M * C), method="DOP853", t_eval=times, rtol=1e-10, atol=1e-12)
         f = np.full((len(times), M, C), np.nan)
         f[: len(path.t)] = path.y.T.reshape(-1, M, C)
-    return f[state], None
+    return f[state]
 
 
-def averages(
-    act: Activation, Phi: Kernel, a: Variances, b: Variances, max_nodes: int
-) -> tuple[Kernel, Kernel, Variances, Variances, float]:
+class Averages(NamedTuple):
+    """<phi(u) phi(v)> and <phi'(u) phi'(v)> (m, n), the variances <phi(u)^2> (m,) and <phi(v)^2> (n,), their relative error."""
+
+    phi_phi: Kernel
+    d_d: Kernel
+    a: Variances
+    b: Variances
+    error: float
+
+
+def averages(act: Activation, Phi: Kernel, a: Variances, b: Variances, max_nodes: int, tolerance: float = EXACT) -> Averages:
     """<phi(u) phi(v)> and <phi'(u) phi'(v)> for u_m, v_n of variances a (m,), b (n,) and covariances Phi (m, n).
-
-    Returns:
-        both (m, n); the variances <phi(u)^2> (m,) and <phi(v)^2> (n,); their relative error.
 
     Singular kernels (equal samples, a zero input) are nothing special. A field of zero variance is zero, and phi' is then the
     activation's own phi'(0), as in a network: 0 for relu.
     """
     if act == NAMED.get(act.name) and act.name in CLOSED_FORM:
-        dense, layer = nt.stax.Dense(1)[-1], getattr(nt.stax, CLOSED_FORM[act.name])()[-1]
-        frame = dense(jnp.ones((len(a), 1)), jnp.ones((len(b), 1)))  # a Kernel to put ours in
-        out = layer(  # with ntk = 1 the layer turns ntk into <phi' phi'>
-            frame.replace(
-                nngp=jnp.asarray(Phi),
-                cov1=jnp.asarray(a),
-                cov2=jnp.asarray(b),
-                ntk=jnp.ones(Phi.shape),
-                x1_is_x2=jnp.array(False),
-            )
-        )
-        phi_phi, d_d = np.array(out.nngp), np.array(out.ntk)
+        phi_phi, d_d, left, right = map(np.array, _closed_form(act.name, Phi, a, b))
         if act.name == "relu":
             d_d *= np.outer(a > 0, b > 0)
-        return phi_phi, d_d, np.array(out.cov1), np.array(out.cov2), 0.0
+        return Averages(phi_phi, d_d, left, right, 0.0)
+    for terms in TERMS:
+        series = hermite_series(act, terms, Phi, a, b)
+        if series.error <= tolerance:
+            return series
     nodes, change = 32, np.inf
     fine = quadrature(act, nodes, Phi, a, b)
     while change > 1e-9 and 3 * nodes // 2 <= max_nodes:
@@ -283,8 +298,59 @@ def averages(
         fine = quadrature(act, nodes, Phi, a, b)
         size = np.maximum(np.abs(fine).max(axis=(1, 2), keepdims=True), np.finfo(float).tiny)
         change = float(np.max(np.abs(fine - coarse) / size))
-    variances = (np.array(_pairs(act, nodes, x, x, x)[0]) for x in (a, b))
-    return fine[0], fine[1], *variances, change
+    left, right = (np.array(_pairs(act, nodes, x, x, x)[0]) for x in (a, b))
+    return Averages(fine[0], fine[1], left, right, change)
+
+
+@partial(jax.jit, static_argnames="name")
+def _closed_form(name: str, Phi: Array, a: Array, b: Array) -> tuple[Array, Array, Array, Array]:
+    """`averages` by neural-tangents."""
+    dense, layer = nt.stax.Dense(1)[-1], getattr(nt.stax, CLOSED_FORM[name])()[-1]
+    frame = dense(jnp.ones((len(a), 1)), jnp.ones((len(b), 1)))  # a Kernel to put ours in
+    ones = jnp.ones(Phi.shape)  # with ntk = 1 the layer turns ntk into <phi' phi'>
+    out = layer(frame.replace(nngp=Phi, cov1=a, cov2=b, ntk=ones, x1_is_x2=jnp.array(False)))
+    return out.nngp, out.ntk, out.cov1, out.cov2
+
+
+def hermite_series(act: Activation, terms: int, Phi: Kernel, a: Variances, b: Variances) -> Averages:
+    """`averages` in normalised Hermite polynomials He_k (Mehler's formula); geometric convergence for smooth activations.
+
+        <phi(u_m) phi(v_n)> = sum_k c_mk c_nk rho_mn^k,   c_mk = <phi(sqrt(a_m) x) He_k(x)>,   rho_mn = Phi_mn / sqrt(a_m b_n)
+
+    and likewise for phi'. What the terms left out can add is known: sum_k c_mk^2 = <phi(u_m)^2>.
+    """
+    x, w, He = _hermite(terms)
+    scale = np.sqrt(np.outer(a, b))
+    rho = np.clip(np.divide(Phi, scale, out=np.zeros_like(scale), where=scale > 0), -1.0, 1.0)
+    both, variances, error = [], [], 0.0
+    for F in (act.phi, act.d):
+        u = np.asarray(F(jnp.asarray(np.sqrt(a)[:, None] * x)))
+        v = u if np.array_equal(a, b) else np.asarray(F(jnp.asarray(np.sqrt(b)[:, None] * x)))
+        fields = (u, v)
+        c_m, c_n = (field * w @ He.T for field in fields)
+        squares = [field**2 @ w for field in fields]
+        rests = [np.maximum(total - (c**2).sum(1), 0.0).max() for total, c in zip(squares, (c_m, c_n), strict=True)]
+        error = max(error, float(np.sqrt(np.prod(rests)) / max(*(s.max() for s in squares), np.finfo(float).tiny)))
+        kernel, power = np.zeros_like(rho), np.ones_like(rho)
+        for k in range(terms):
+            kernel += np.outer(c_m[:, k], c_n[:, k]) * power
+            power *= rho
+        both.append(kernel)
+        variances.append(squares)
+    return Averages(both[0], both[1], variances[0][0], variances[0][1], error)
+
+
+@lru_cache
+def _hermite(terms: int) -> tuple[Float[np.ndarray, "nodes"], Float[np.ndarray, "nodes"], Float[np.ndarray, "terms nodes"]]:
+    """Nodes and weights for averages over N(0, 1), and He_0 ... He_{terms - 1} there."""
+    from scipy.special import roots_hermitenorm  # imported where used: it costs a quarter of a second
+
+    x, w = roots_hermitenorm(3 * terms)
+    He = np.zeros((terms, len(x)))
+    He[0], He[1] = 1.0, x
+    for k in range(1, terms - 1):
+        He[k + 1] = (x * He[k] - np.sqrt(k) * He[k - 1]) / np.sqrt(k + 1)
+    return x, w / w.sum(), He
 
 
 def quadrature(act: Activation, nodes: int, Phi: Kernel, a: Variances, b: Variances) -> Float[np.ndarray, "2 rows columns"]:

@@ -35,6 +35,8 @@ class March:
         dtype: of the fields; the factor is float64 always. "float32" is two to three times faster.
         substeps: Runge-Kutta steps per interval of gradient flow (`GradientDescent(flow=True)`); None doubles them until f
             changes by less than a third of its error bar, or by 1e-4 of f.
+        control_variate: take out of f what sampling does to the lazy limit, which is known exactly (`dmft.control`): at gamma0
+            = 0.2 the error bar falls fivefold. It serves where gamma0 <= 1, with full batches, one output and four replicas.
         readout: "ntk_euler" takes f(t+1) = f(t) + eta0 K(t) Delta(t), true to first order in eta0 only, as the published
             notebooks do; for comparison with them.
 
@@ -43,7 +45,7 @@ class March:
 
     Example:
         >>> March(num_paths=1024)
-        March(num_paths=1024, num_replicas=8, tol=0.001, dtype='float64', substeps=None, readout='exact')
+        March(num_paths=1024, num_replicas=8, tol=0.001, dtype='float64', substeps=None, control_variate=True, readout='exact')
     """
 
     num_paths: int = 2048
@@ -51,6 +53,7 @@ class March:
     tol: float = 1e-3
     dtype: Literal["float32", "float64"] = "float64"
     substeps: int | None = None
+    control_variate: bool = True
     readout: Literal["exact", "ntk_euler"] = "exact"
 
     def __post_init__(self) -> None:
@@ -60,6 +63,7 @@ class March:
         check.count("num_replicas", self.num_replicas, "The error bar is the spread of at least two replicas.", least=2)
         check.positive("tol", self.tol)
         check.choice("dtype", self.dtype, ("float32", "float64"))
+        check.flag("control_variate", self.control_variate)
         check.choice("readout", self.readout, ("exact", "ntk_euler"))
         if self.substeps is not None:
             check.count("substeps", self.substeps)

@@ -7,7 +7,7 @@ from typing import Any, NamedTuple, Protocol, runtime_checkable
 import numpy as np
 from jaxtyping import Float, Int
 
-from widthwise import Estimate, Problem, Status, Trajectory
+from widthwise import Estimate, Problem, Status, Trajectory, check
 
 
 class Solution(NamedTuple):
@@ -31,6 +31,14 @@ class Method(Protocol):
             ValueError: the method does not apply to the problem; says which does.
         """
         ...
+
+
+def require_applies(obstacle: str | None, save: tuple[str, ...], saves: tuple[str, ...]) -> None:
+    """ValueError if there is an obstacle, or a name in `save` that the method does not have."""
+    if obstacle is not None:
+        raise ValueError(obstacle)
+    for name in save:
+        check.choice("save", name, saves)
 
 
 def trajectory_of(

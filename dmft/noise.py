@@ -43,8 +43,8 @@ def white_noise(
         rng = np.random.default_rng(np.random.SeedSequence([*key, block]))
         points = _sobol(n, block) ^ rng.integers(0, 2**BITS, 2 * BLOCK, dtype=np.uint32)
         columns.append(points if block == 0 else rng.permutation(points))
-    noise = ndtri((np.concatenate(columns, axis=1) + 0.5) / 2.0**BITS)
-    u, r = _whiten(noise[:, 0::2][:, :num_u]), _whiten(noise[:, 1::2][:, :num_r])
+    points = np.concatenate(columns, axis=1)
+    u, r = (_whiten(ndtri((x + 0.5) / 2.0**BITS)) for x in (points[:, 0::2][:, :num_u], points[:, 1::2][:, :num_r]))
     u, r = np.concatenate([u, u]), np.concatenate([r, -r])
     return (u, r) if odd else (np.concatenate([u, -u]), np.concatenate([r, r]))
 
@@ -73,4 +73,4 @@ def _sobol(n: int, block: int) -> UInt[np.ndarray, "n dims"]:
 
 def _whiten(x: Float[np.ndarray, "n k"]) -> Float[np.ndarray, "n k"]:
     """x C^{-T} with C C^T = <x x^T>: column by column, so that the first columns do not depend on the later ones."""
-    return x @ np.linalg.inv(np.linalg.cholesky(x.T @ x / len(x))).T
+    return np.linalg.solve(np.linalg.cholesky(x.T @ x / len(x)), x.T).T

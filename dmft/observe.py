@@ -52,15 +52,18 @@ def _fields(form: Form, physics: Physics, state: State) -> tuple[State, Fields]:
         if C > 1
         else jnp.ones(1)
     )
-    seen = site.forward(form, physics, state, physics.watched)
+    seen = site.forward(form, physics, state, physics.watched, M)
     omega = jnp.tile(signs / jnp.sqrt(C), (M, 1))
-    back = site.backward(form, physics, state, seen, seen.h, omega, jnp.zeros_like(state.size_g))
+    back = site.backward(form, physics, state, seen, seen.h, omega, jnp.zeros_like(state.size_g), M)
     dtype = state.Wb[1].dtype
     alpha = state.alpha.astype(dtype)
     phi_eps = {l: site.average(seen.phi[l], eps) * alpha[l] for l, eps in state.eps_r.items()}
     g_eps = {l: site.average(back.g[l], eps) * alpha[l - 1] for l, eps in state.eps_u.items()}
-    state = state._replace(b=seen.b, a=back.a)
-    return state, Fields(seen.h, seen.phi, back.z, back.g, seen.row_u, back.row_r, phi_eps, g_eps)
+    b, a = (
+        {l: basis._replace(live=old[l].live) for l, basis in new.items()}  # nobody is driven by being looked at
+        for new, old in ((seen.b, state.b), (back.a, state.a))
+    )
+    return state._replace(b=b, a=a), Fields(seen.h, seen.phi, back.z, back.g, seen.row_u, back.row_r, phi_eps, g_eps)
 
 
 @partial(jax.jit, static_argnames="form")
@@ -69,9 +72,9 @@ def all_outputs(form: Form, physics: Physics, state: State) -> tuple[Layers, Lay
 
     def replica(state: State) -> tuple[Layers, Layers]:
         M, C = len(physics.watched), len(state.beta)
-        seen = site.forward(form, physics, state, physics.watched)
+        seen = site.forward(form, physics, state, physics.watched, M)
         h = {l: jnp.repeat(x, C, axis=1) for l, x in seen.h.items()}
-        back = site.backward(form, physics, state, seen, h, jnp.tile(jnp.eye(C), (M, 1)), jnp.zeros_like(state.size_g))
+        back = site.backward(form, physics, state, seen, h, jnp.tile(jnp.eye(C), (M, 1)), jnp.zeros_like(state.size_g), M * C)
         return back.z, back.g
 
     return jax.vmap(replica, axis_name=REPLICAS)(state)

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import math
 import time
-from functools import partial
+from functools import lru_cache, partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple, NoReturn
 
@@ -15,10 +15,10 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Int
-from threadpoolctl import threadpool_limits
+from threadpoolctl import ThreadpoolController
 from tqdm import tqdm
 
-from dmft import checkpoint, observe, site
+from dmft import checkpoint, control, observe, site
 from dmft.factor import Basis
 from dmft.method import Solution, trajectory_of
 from dmft.noise import num_images, white_noise
@@ -44,8 +44,19 @@ def most_directions(num_paths: int, odd: bool) -> int:
 
 
 def first_room(num_functions: int) -> int:
-    """Capacity to begin with: what most small problems end with, so that they compile once."""
-    return room_for(4 * num_functions + 16 if num_functions <= 24 else 3 * num_functions)
+    """Capacity to begin with, so that what most small problems end with is compiled once or twice."""
+    return room_for(2 * num_functions + 16)
+
+
+def num_driving(form: Form, physics: Physics) -> int:
+    """How many points a step takes the gradient of, and so how many functions it may bring."""
+    return len(physics.watched) if form.ntk_euler else physics.batch.shape[1]
+
+
+@lru_cache(maxsize=1)
+def blas() -> ThreadpoolController:
+    """The thread pools of linear algebra; finding them takes longer than using them."""
+    return ThreadpoolController()
 
 
 class Rank(NamedTuple):
@@ -64,12 +75,11 @@ def run_chunk(form: Form, physics: Physics, state: State, start: int, stop: int)
     """
     R, M, C = len(state.key), len(physics.watched), physics.y.shape[1]
     record = Seen(jnp.full((CHUNK, R, M, C), jnp.nan), jnp.full((CHUNK, R), jnp.nan))
-    num_forward = M + physics.batch.shape[1] * form.online
-    num_backward = physics.batch.shape[1]
+    most = num_driving(form, physics)
 
     def wanting(carry: tuple) -> Any:
         state, t, _ = carry
-        roomy = has_room(state.b, num_forward, form.flow) & has_room(state.a, num_backward, form.flow)
+        roomy = has_room(state.b, most, form.flow) & has_room(state.a, most, form.flow)
         return (t < stop) & ((t == start) | roomy)
 
     def advance(carry: tuple) -> tuple:
@@ -107,6 +117,7 @@ class Run:
             f"the record of {T} steps of {M} points in {method.num_replicas} replicas",
             "Lower March(num_replicas=), the number of steps or of points.",
         )
+        self.controlled = method.control_variate and method.readout == "exact" and control.applies(problem, method.num_replicas)
         self.mesh = mesh_for(method.num_replicas, method.num_paths)
         self.physics = physics_of(problem, method.tol, method.substeps or 1)
         self.f = np.full((method.num_replicas, T + 1, M, C), np.nan)
@@ -114,17 +125,17 @@ class Run:
         self.kept: list[observe.Fields] = []
         self.h0: Layers = {}
         self.G_outputs: list[np.ndarray] = []
+        self.K0 = np.zeros(0)  # sampled tangent kernels, for the control variate
         self.t = 0
-        num_forward = M + self.physics.batch.shape[1] * self.form.online
-        num_backward = max(M, self.physics.batch.shape[1])
+        self.looked_at = sorted({*kernel_steps.tolist()} | ({0} if "update_size" in save else set()))
+        most = max(num_driving(self.form, self.physics), M if self.looked_at else 0)
         self.widest = most_directions(method.num_paths, self.form.act.odd)
-        self.require(Rank(M, M))
-        first = Rank(*(min(first_room(n), self.widest) for n in (num_forward, num_backward)))
-        self.state = self.with_room(first, None)
+        self.require(Rank(most, most))
+        room = min(first_room(most), self.widest)
+        self.state = self.with_room(Rank(room, room), None)
 
     def solve(self, progress: bool, file: Path | None) -> Solution:
         start, T = time.perf_counter(), self.problem.training.num_steps
-        looked_at = sorted({*self.kernel_steps.tolist()} | ({0} if "update_size" in self.save else set()))
         title = f"dmft.solve {self.form.act.name} L={self.form.L}"
         if file is not None:
             self.resume(file)
@@ -132,22 +143,27 @@ class Run:
         with tqdm(total=T + 1, initial=self.t, desc=title, disable=None if progress else True, leave=False) as bar:
             while self.t <= T and (self.t == 0 or np.isfinite(self.f[:, self.t - 1]).all()):
                 before = self.t
-                if self.t in looked_at:
-                    self.keep_fields()
-                self.advance(min([self.t + CHUNK, T + 1, *(step for step in looked_at if step > self.t)]))
+                if self.t == 0 and self.controlled:
+                    self.K0 = control.tangent_kernels(self.problem, self.form, self.look(), self.state)
+                if self.t in self.looked_at and self.t < T:
+                    self.keep_fields(self.t)
+                self.advance(min([self.t + CHUNK, T + 1, *(step for step in self.looked_at if step > self.t)]))
                 bar.update(self.t - before)
-                bar.set_postfix_str(self.loss_so_far())
+                if not bar.disable:
+                    bar.set_postfix_str(self.loss_so_far())
                 if file is not None and agreed(time.perf_counter() - written > checkpoint.SECONDS):
                     everything = self.everything()
                     if jax.process_index() == 0:
                         checkpoint.write(file, self.whose(), everything)
                     written = time.perf_counter()
+        if T in self.looked_at and self.t == T + 1:  # last of all, so that f does not feel it; weights stay where they are
+            self.keep_fields(T)
         return self.solution(time.perf_counter() - start)
 
     def advance(self, stop: int) -> None:
         """Steps up to `stop`, or until a factor is full."""
-        batch = self.physics.batch
-        self.make_room(len(self.physics.watched) + batch.shape[1] * self.form.online, batch.shape[1])
+        most = num_driving(self.form, self.physics)
+        self.make_room(most, most)
         self.state, t, seen = run_chunk(self.form, along(self.physics, self.form, self.t), self.state, int(self.t), int(stop))
         for basis in (*self.state.b.values(), *self.state.a.values()):
             if basis.e.shape[-1] == self.widest and host(basis.missed).any():
@@ -162,19 +178,20 @@ class Run:
         """The physics as a measurement needs it."""
         return along(self.physics, self.form, self.t)
 
-    def keep_fields(self) -> None:
-        """Fields at this step, for the kernels and whatever else is to be saved."""
+    def keep_fields(self, t: int) -> None:
+        """Fields at step t, for the kernels and whatever else is to be saved."""
         M, C = len(self.physics.watched), self.problem.task.num_outputs
         every_output = bool({"sharpness", "z"} & {*self.save}) and C > 1
         self.make_room(M, M * C if every_output else M, full=True)
         self.state, fields = observe.fields(self.form, self.look(), self.state)
-        if self.t == 0:
+        if t == 0:
             self.h0 = fields.h
-        if self.t in self.kernel_steps:
+        if t in self.kernel_steps:
             self.kept.append(fields)
             if every_output:
                 z, g = observe.all_outputs(self.form, self.look(), self.state)
-                self.G_outputs.append(observe.outputs_kernel(g, C))
+                if "sharpness" in self.save:
+                    self.G_outputs.append(observe.outputs_kernel(g, C))
                 self.kept[-1] = fields._replace(z={l: x[..., ::C] for l, x in z.items()})  # of the first output
 
     # --- room ---------------------------------------------------------------------------------------------------------------
@@ -209,12 +226,14 @@ class Run:
         def noise(l: int) -> tuple[np.ndarray, np.ndarray]:
             num_u, num_r = rank_in if l == 1 else capacity.Phi, C if l == L else capacity.G
             key = [(self.seed, l, replica) for replica in range(R)]
-            draws = [white_noise(S, num_u, num_r, odd=form.act.odd, key=k) for k in key]
+            draws = [white_noise(S, num_u + (l > 1), num_r, odd=form.act.odd, key=k) for k in key]
             u, r = (np.stack(x).astype(dtype) for x in zip(*draws, strict=True))
             return u, r
 
-        with threadpool_limits(1, user_api="blas"):  # matrices too small for BLAS threads, which would fight with JAX's
+        with blas().limit(limits=1, user_api="blas"):  # matrices too small for BLAS threads, which would fight with JAX's
             draws = {l: noise(l) for l in range(1, L + 1)}
+        xi: Any = {l: draws[l][0][..., 0] for l in range(2, L + 1)}
+        draws = {l: (u[..., l > 1 :], r) for l, (u, r) in draws.items()}
 
         def padded(known: Any, new: Any) -> Any:
             """The columns known, then those of `new`."""
@@ -249,6 +268,7 @@ class Run:
             a={l: basis(old and old.a[l], capacity.G, 0) for l in range(2, L + 1)},
             eps_u={l: padded(old and old.eps_u[l], draws[l][0]) for l in range(2, L + 1)},
             eps_r={l: padded(old and old.eps_r[l], draws[l][1]) for l in range(1, L)},
+            xi=old.xi if old else xi,
             alpha=alpha,
             size_g=zeros(L + 1) if old is None else old.size_g,
             beta=zeros(C) if old is None else old.beta,
@@ -283,8 +303,14 @@ class Run:
 
     def everything(self) -> dict[str, Any]:
         """All that changes along a run."""
-        record = [np.int64(self.t), self.f, self.batch_loss]
-        everything = {"state": self.state, "record": record, "kept": self.kept, "h0": self.h0, "G": self.G_outputs}
+        everything = {
+            "state": self.state,
+            "record": [np.int64(self.t), self.f, self.batch_loss],
+            "kept": self.kept,
+            "h0": self.h0,
+            "G": self.G_outputs,
+            "K0": self.K0,
+        }
         return jax.tree.map(host, everything)
 
     def resume(self, file: Path) -> None:
@@ -296,13 +322,12 @@ class Run:
         self.t = int(t)
         template = self.state
         self.state = place(self.mesh, checkpoint.like(template, leaves["state"]), self.method.num_paths)
-        if "kept" in leaves:
-            one = jax.eval_shape(partial(observe.fields, self.form), self.look(), template)[1]
-            each = len(jax.tree.leaves(one))
-            parts = [leaves["kept"][i : i + each] for i in range(0, len(leaves["kept"]), each)]
-            self.kept = [checkpoint.like(one, part) for part in parts]
-            self.h0 = checkpoint.like(one.h, leaves["h0"])
-            self.G_outputs = leaves.get("G", [])
+        one = jax.eval_shape(partial(observe.fields, self.form), self.look(), template)[1]
+        kept, each = leaves.get("kept", []), len(jax.tree.leaves(one))
+        self.kept = [checkpoint.like(one, kept[i : i + each]) for i in range(0, len(kept), each)]
+        self.h0 = checkpoint.like(one.h, leaves["h0"]) if "h0" in leaves else {}  # fields of step 0, if it was looked at
+        self.G_outputs = leaves.get("G", [])
+        (self.K0,) = leaves["K0"]
 
     def too_few_paths(self, most: int) -> NoReturn:
         images = num_images(self.form.act.odd)
@@ -319,11 +344,11 @@ class Run:
         L, M, K, C = form.L, problem.num_watched, len(self.kernel_steps), problem.task.num_outputs
         T, B = problem.training.num_steps, self.physics.batch.shape[1]
         rank_in = self.physics.watched.shape[1]
-        if (most := max(rank_in, C, M if L > 1 else 0)) > self.widest:
+        if (most := max(rank_in, C, *(capacity if L > 1 else ()))) > self.widest:
             self.too_few_paths(most)
         number = 4 if self.method.dtype == "float32" else 8
         images_and_noise = (L - 1) * sum(capacity) * (3 + form.momentum) + (rank_in + C) * (1 + form.momentum)
-        fields = L * (4 * (M + B * form.online) + 3 * B) + 2 * K * L * M
+        fields = L * (4 * (M + B * (not form.full_batch)) + 3 * B) + 2 * K * L * M
         kernels = 8 * R * 2 * L * (K * M) ** 2
         outputs = 8 * 4 * R * (T + 1) * (M * C + 1)
         copies = 5 if form.flow else 2
@@ -341,6 +366,8 @@ class Run:
         return f"loss={loss.mean():.3g} +- {loss.std(ddof=1) / math.sqrt(len(loss)):.1g}"
 
     def solution(self, seconds: float) -> Solution:
+        if self.controlled:
+            self.f = control.corrected(self.problem, self.f, self.K0)
         Phi, G, more = observe.saved(self.problem, self.f, self.kept, self.h0, self.G_outputs, self.kernel_steps, self.save)
         batch_loss = self.batch_loss if self.form.online else None
         trajectory = trajectory_of(self.problem, self.f, self.kernel_steps, Phi, G, batch_loss, more)

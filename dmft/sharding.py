@@ -31,9 +31,10 @@ def mesh_for(num_replicas: int, num_paths: int) -> Mesh | None:
 def place(mesh: Mesh | None, tree: Any, num_paths: int) -> Any:
     """Arrays (R, ...) or (R, S, ...) on their devices; every process holds all of what it passes in."""
 
+    if mesh is None:
+        return jax.device_put(tree)
+
     def put(x: Any) -> Any:
-        if mesh is None:
-            return jax.device_put(x)
         if isinstance(x, jax.Array) and not x.is_fully_addressable:
             return x
         names = ("replicas", "paths") if x.ndim > 1 and x.shape[1] == num_paths else ("replicas",)

@@ -58,6 +58,7 @@ class State(NamedTuple):
         a: basis of the gradient fields g^l, l = 2 ... L; its coordinates are those of Wa[l - 1].
         eps_u: what W^{l-1} b owes to the initial weights, in units of alpha, l = 2 ... L.
         eps_r: what W^{l T} a owes to them, l = 1 ... L - 1.
+        xi: (S,) one more such coordinate of u^l, for all that lies outside the basis, l = 2 ... L.
         alpha: (L+1,) what weight decay left of the initial weights (with Langevin noise: the standard deviation of all noise).
         size_g: (L,) largest mean square of the fields g^l so far: what a rest of g is compared with.
         beta: (C,) output biases.
@@ -72,6 +73,7 @@ class State(NamedTuple):
     a: dict[int, Basis]
     eps_u: Layers
     eps_r: Layers
+    xi: Layers
     alpha: Float[Array, "weights"]
     size_g: Float[Array, "layers"]
     beta: Float[Array, "outputs"]
@@ -105,17 +107,27 @@ def average(x: Float[Array, "paths i"], y: Float[Array, "paths k"]) -> Float[Arr
     return x.T @ y / len(x)
 
 
-def forward(form: Form, physics: Physics, state: State, root: Float[Array, "points rank"]) -> Forward:
-    """h^l, phi(h^l) and f at the points with these input coordinates."""
+def forward(form: Form, physics: Physics, state: State, root: Float[Array, "points rank"], num_driving: int) -> Forward:
+    """h^l, phi(h^l) and f at the points with these input coordinates.
+
+    The basis is for the points whose gradient is taken, the first num_driving. Whatever the features of the others have outside
+    of it meets only what is left of the initial weights: noise of known variance, independent of all that the dynamics knows.
+    One frozen xi per path gives it to all of them, for f at a point depends on no joint law of two such points.
+    """
     dtype = state.Wb[1].dtype
     b, row_u = dict(state.b), {1: root.astype(dtype)}
     h: Layers = {}
     phi: Layers = {}
     for l in range(1, form.L + 1):
         if l > 1:
-            b[l - 1], row = factor.extend(b[l - 1], phi[l - 1], physics.tol * jnp.mean(phi[l - 1] ** 2), REPLICAS)
+            size = jnp.mean(phi[l - 1][:, :num_driving] ** 2)
+            b[l - 1], row = factor.extend(b[l - 1], phi[l - 1], num_driving, physics.tol * size, REPLICAS)
             row_u[l] = (row.at[:, 0].set(physics.bias) if form.bias else row).astype(dtype)
         h[l] = state.Wb[l] @ row_u[l].T
+        if l > 1 and len(root) > num_driving:
+            rest = jnp.mean(phi[l - 1][:, num_driving:] ** 2, axis=0) - jnp.sum(row[num_driving:] ** 2, axis=1)
+            size = state.alpha[l - 1] * jnp.sqrt(jnp.maximum(rest, 0.0))
+            h[l] = h[l].at[:, num_driving:].add(state.xi[l][:, None] * size.astype(dtype))
         if l > 1:
             A = average(phi[l - 1], state.eps_r[l - 1]) * state.alpha[l - 1].astype(dtype)  # <d phi^{l-1} / d eps_r>
             A = jnp.where(state.a[l].live, A, 0)  # the others are zero but for sampling noise
@@ -133,8 +145,9 @@ def backward(
     h: Layers,
     Delta: Float[Array, "fields outputs"],
     relative_to: Float[Array, "layers"],
+    num_driving: int,
 ) -> Backward:
-    """g^l and z^l for the fields with these h^l (S, fields), contracted with Delta.
+    """g^l and z^l for the fields with these h^l (S, fields), contracted with Delta; the basis is for the first num_driving.
 
     Rests are compared with the mean square of g, or `relative_to` where that is larger.
     """
@@ -145,26 +158,14 @@ def backward(
     for l in range(L, 0, -1):
         if l < L:
             size_g = size_g.at[l].max(jnp.mean(g[l + 1].astype(float) ** 2))
-            a[l + 1], row = factor.extend(a[l + 1], g[l + 1], physics.tol * size_g[l], REPLICAS)
+            a[l + 1], row = factor.extend(a[l + 1], g[l + 1], num_driving, physics.tol * size_g[l], REPLICAS)
             row_r[l] = row.astype(dtype)
         z[l] = state.Wa[l] @ row_r[l].T
         if l < L:
-            B = average(g[l + 1], state.eps_u[l + 1]) * state.alpha[l].astype(
-                dtype
-            )  # <d g^{l+1} / d eps_u>, the diagonal s = t included
-            z[l] += seen.b[l].e @ B.T
+            B = average(g[l + 1], state.eps_u[l + 1]) * state.alpha[l].astype(dtype)  # <d g^{l+1} / d eps_u>, also of s = t
+            z[l] += seen.b[l].e @ jnp.where(seen.b[l].live, B, 0).T
         g[l] = form.act.d(h[l]) * z[l]
     return Backward(a, row_r, z, g, size_g)
-
-
-def used(physics: Physics, back: Backward) -> dict[int, Basis]:
-    """The bases of g; what this step has used of them, above the tolerance, is live."""
-
-    def live(l: int, basis: Basis) -> Basis:
-        largest = jnp.max(back.row_r[l - 1].astype(float) ** 2, axis=0)
-        return basis._replace(live=basis.live | (largest > physics.tol * back.size_g[l - 1]))
-
-    return {l: live(l, basis) for l, basis in back.a.items()}
 
 
 class Seen(NamedTuple):
@@ -187,28 +188,22 @@ def evaluate(form: Form, physics: Physics, t: Int[Array, ""], state: State) -> t
     if form.ntk_euler:
         return evaluate_ntk_euler(form, physics, t, state)
     index = physics.batch[t - physics.start]
-    batch: Any
-    if form.online:
-        B = len(index)
-        seen = forward(form, physics, state, jnp.concatenate([physics.train[index], physics.watched]))
-        f_batch, f = seen.f[:B], seen.f[B:]
-        batch = slice(0, B)
-    else:
-        seen = forward(form, physics, state, physics.watched)
-        batch = slice(0, len(index)) if form.full_batch else index
-        f_batch, f = seen.f[batch], seen.f
+    B = len(index)
+    others = physics.watched[B:] if form.full_batch else physics.watched
+    seen = forward(form, physics, state, jnp.concatenate([physics.train[index], others]), B)
+    f_batch, f = seen.f[:B], seen.f if form.full_batch else seen.f[B:]
     y = physics.y[index]
     noisy = y + (physics.label_noise[t - physics.start] if physics.label_noise.size > 1 else 0.0)
     Delta = form.loss.minus_gradient(f_batch, noisy) / len(index)
-    h, phi = ({l: x[:, batch] for l, x in fields.items()} for fields in (seen.h, seen.phi))
-    back = backward(form, physics, state, seen, h, Delta, state.size_g)
+    h, phi = ({l: x[:, :B] for l, x in fields.items()} for fields in (seen.h, seen.phi))
+    back = backward(form, physics, state, seen, h, Delta, state.size_g, B)
     gamma0 = physics.gamma0.astype(state.Wb[1].dtype)
     G = Gradient(
-        Wb={l: gamma0 * g @ seen.row_u[l][batch] for l, g in back.g.items()},
+        Wb={l: gamma0 * g @ seen.row_u[l][:B] for l, g in back.g.items()},
         Wa={l: gamma0 * phi[l] @ row for l, row in back.row_r.items()},
         beta=physics.bias**2 * Delta.sum(0),
     )
-    state = state._replace(b=seen.b, a=used(physics, back), size_g=back.size_g)
+    state = state._replace(b=seen.b, a=back.a, size_g=back.size_g)
     return state, Seen(f, jnp.mean(form.loss.of(f_batch, y))), G
 
 
@@ -217,9 +212,10 @@ def evaluate_ntk_euler(form: Form, physics: Physics, t: Int[Array, ""], state: S
 
     True to first order in eta only. One output, full batch, plain gradient descent.
     """
-    seen = forward(form, physics, state, physics.watched)
-    back = backward(form, physics, state, seen, seen.h, jnp.ones((len(state.f), 1)), state.size_g)
-    P, gamma0 = len(physics.y), physics.gamma0.astype(state.Wb[1].dtype)
+    P, M = len(physics.y), len(physics.watched)
+    seen = forward(form, physics, state, physics.watched, M)
+    back = backward(form, physics, state, seen, seen.h, jnp.ones((M, 1)), state.size_g, M)
+    gamma0 = physics.gamma0.astype(state.Wb[1].dtype)
     Phi = {0: physics.watched @ physics.watched.T} | {l: average(phi, phi) for l, phi in seen.phi.items()}
     G = {l: average(g, g) for l, g in back.g.items()} | {form.L + 1: 1.0}
     K = sum(G[l + 1] * Phi[l] for l in range(form.L + 1))
@@ -232,7 +228,7 @@ def evaluate_ntk_euler(form: Form, physics: Physics, t: Int[Array, ""], state: S
     )
     after = state.f + physics.eta[t - physics.start, 0] * K[:, :P].astype(float) @ Delta[:, 0]
     shown = Seen(state.f[:, None], jnp.mean(form.loss.of(state.f[:P, None], physics.y)))
-    return state._replace(b=seen.b, a=used(physics, back), size_g=back.size_g, f=after), shown, gradient
+    return state._replace(b=seen.b, a=back.a, size_g=back.size_g, f=after), shown, gradient
 
 
 def flow(form: Form, physics: Physics, t: Int[Array, ""], state: State) -> tuple[State, Seen]:
@@ -290,7 +286,7 @@ def step(form: Form, physics: Physics, t: Int[Array, ""], state: State) -> tuple
 
 def _kicked(form: Form, physics: Physics, t: Int[Array, ""], state: State) -> State:
     """The state after Langevin noise of variance 2 temperature eta on every weight; alpha is the deviation of all noise."""
-    Wb, Wa, eps_u, eps_r = dict(state.Wb), dict(state.Wa), dict(state.eps_u), dict(state.eps_r)
+    Wb, Wa, eps_u, eps_r, xi = (dict(x) for x in (state.Wb, state.Wa, state.eps_u, state.eps_r, state.xi))
     dtype = Wb[1].dtype
     size = jnp.sqrt(2 * physics.temperature * physics.eta[t - physics.start])
     alpha = jnp.sqrt(state.alpha**2 + size**2)
@@ -299,11 +295,14 @@ def _kicked(form: Form, physics: Physics, t: Int[Array, ""], state: State) -> St
             if l not in W:
                 continue
             key = jax.random.fold_in(jax.random.fold_in(jax.random.wrap_key_data(state.key), t), 2 * l + part)
-            kick = size[i].astype(dtype) * mirrored(key, W[l].shape, form.act.odd, dtype)[part]
-            W[l] += kick
+            S, K = W[l].shape
+            kicks = size[i].astype(dtype) * mirrored(key, (S, K + 1), form.act.odd, dtype)[part]
+            W[l] += kicks[:, :K]
             if l in eps:
-                eps[l] = (state.alpha[i].astype(dtype) * eps[l] + kick) / alpha[i].astype(dtype)
-    return state._replace(Wb=Wb, Wa=Wa, eps_u=eps_u, eps_r=eps_r, alpha=alpha)
+                eps[l] = (state.alpha[i].astype(dtype) * eps[l] + kicks[:, :K]) / alpha[i].astype(dtype)
+            if part == 0 and l in xi:
+                xi[l] = (state.alpha[i].astype(dtype) * xi[l] + kicks[:, K]) / alpha[i].astype(dtype)
+    return state._replace(Wb=Wb, Wa=Wa, eps_u=eps_u, eps_r=eps_r, xi=xi, alpha=alpha)
 
 
 def _unzip(pairs: dict[int, tuple[Array, Array]]) -> tuple[Layers, Layers]:

@@ -15,6 +15,13 @@ def pytest_configure(config: pytest.Config) -> None:
         jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.5)
 
 
+@pytest.fixture(autouse=True, scope="module")
+def forget_programs() -> Iterator[None]:
+    """A process may map so much memory and no more; hundreds of compiled programs reach that, and XLA then crashes."""
+    yield
+    jax.clear_caches()
+
+
 @pytest.fixture
 def compilations() -> Iterator[list[str]]:
     """A list that grows by one entry whenever XLA compiles something."""

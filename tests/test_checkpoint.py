@@ -22,7 +22,15 @@ STEPS = 100
 SETTINGS = {"momentum": {"momentum": 0.5}, "langevin": {"temperature": 1e-4, "weight_decay": 0.1}}
 
 
-def run(kind: str, file: Path | None = None, seed: int = 0, **changes: Any) -> Result:
+def run(
+    kind: str,
+    file: Path | None = None,
+    seed: int = 0,
+    *,
+    save_kernels: tuple[int, ...] = (0, 20, STEPS),
+    save: tuple[str, ...] = ("update_size",),
+    **changes: Any,
+) -> Result:
     training = GradientDescent(0.1, STEPS, **SETTINGS[kind])
     problem = Problem(MLP(2, "tanh"), Parameterization(1.0), tasks.sphere(2, 1, input_dim=6, seed=3), training)
     return dmft.solve(
@@ -30,8 +38,8 @@ def run(kind: str, file: Path | None = None, seed: int = 0, **changes: Any) -> R
         March(512, 2, tol=1e-2),
         seed=seed,
         checkpoint=file,
-        save=("update_size",),
-        save_kernels=(0, 20, STEPS),
+        save=save,
+        save_kernels=save_kernels,
         progress=False,
     )
 
@@ -85,6 +93,31 @@ def test_killed_and_resumed_gives_the_same_bits(kind: str, tmp_path: Path, monke
     for name in mine:
         assert np.array_equal(mine[name], others[name]), name
     assert not file.exists()
+
+
+@pytest.mark.parametrize(("kept", "save"), [((20, STEPS), ()), ((STEPS,), ("update_size",))])
+def test_resumes_whatever_was_kept_before(
+    kept: tuple[int, ...], save: tuple[str, ...], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Kernels at later steps only, without the fields of step 0; and those fields before any kernel."""
+    whole = run("momentum", save_kernels=kept, save=save)
+    write = checkpoint.write
+
+    def interrupted(*args: Any) -> None:
+        write(*args)
+        if int(args[2]["record"][0]) > 20:
+            raise KeyboardInterrupt
+
+    monkeypatch.setattr(checkpoint, "SECONDS", 0)
+    monkeypatch.setattr(checkpoint, "write", interrupted)
+    file = tmp_path / "march.npz"
+    with pytest.raises(KeyboardInterrupt):
+        run("momentum", file, save_kernels=kept, save=save)
+    monkeypatch.setattr(checkpoint, "write", write)
+    again = run("momentum", file, save_kernels=kept, save=save)
+    mine, others = again.samples.observables(), whole.samples.observables()
+    assert mine.keys() == others.keys()
+    assert all(np.array_equal(mine[name], others[name]) for name in mine)
 
 
 @pytest.fixture(scope="module")

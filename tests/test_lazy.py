@@ -108,6 +108,22 @@ def test_activations_without_closed_form_against_sampling(function):
         assert not (np.abs(1.05 * average - mean) < 4.5 * sem).all()  # negative twin
 
 
+@pytest.mark.parametrize("name", [*SMOOTH, "relu"])
+def test_hermite_series_knows_its_error(name):
+    """Against the quadrature in polar coordinates: never worse than it says, exact in the end if smooth, not so for relu."""
+    act, Phi, a = NAMED[name], TASK.Phi0, np.diagonal(TASK.Phi0)
+    with float64():
+        expected = lazy.quadrature(act, 108, Phi, a, a)
+        series = [lazy.hermite_series(act, terms, Phi, a, a) for terms in lazy.TERMS]
+    scale = np.abs(expected).max(axis=(1, 2), keepdims=True)
+    errors = [float(np.max(np.abs(np.array(s[:2]) - expected) / scale)) for s in series]
+    said = [s[4] for s in series]
+    assert all(error <= 1.1 * bound + 1e-11 for error, bound in zip(errors, said, strict=True))
+    assert (said[-1] < 1e-10) == (name != "relu")
+    assert name != "relu" or errors[-1] > 1e-4
+    np.testing.assert_allclose(series[-1][2], np.diagonal(expected[0]), rtol=1e-10 if name != "relu" else 1e-2)
+
+
 @pytest.mark.parametrize("name", ["linear", "relu", "erf", "gelu", "tanh"])
 def test_tangent_kernel_is_that_of_neural_tangents(name):
     """Its own recursion, through the whole network, fixes the convention K = sum_{l=0..L} G^{l+1} Phi^l."""

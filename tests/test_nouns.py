@@ -566,8 +566,8 @@ def test_odd_data_works(name: str, run: str) -> None:
         np.testing.assert_allclose(f, 0.0, atol=1e-12)
     if name == "duplicated samples":  # the same point twice is predicted the same; float32 in finite
         np.testing.assert_allclose(f[:, ::2], f[:, 1::2], atol=1e-5)
-    if name == "test point is a train point":
-        np.testing.assert_allclose(f[:, 0], f[:, 1], atol=1e-5)
+    if name == "test point is a train point":  # March: to the rest of the train point that its basis leaves out
+        np.testing.assert_allclose(f[:, 0], f[:, 1], atol=1e-3 if run.startswith("March") else 1e-5)
         assert result.mean.test_loss is None
     if name == "a sample of zeros":  # h = 0 at every layer, and phi(0) = 0 here
         np.testing.assert_allclose(f[:, 0], 0.0, atol=1e-12)

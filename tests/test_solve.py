@@ -159,16 +159,27 @@ def test_responses_are_causal() -> None:
 
 @pytest.mark.parametrize("dtype", ["float64", "float32"])
 def test_long_after_convergence(dtype: str) -> None:
-    """A loss of 1e-12 and below: what remains of the gradients is rounding, and no function is made of it."""
+    """A loss of 1e-12 and below: what remains of the gradients is rounding, and no function is made of it, at any tolerance."""
     problem = problem_of(num_steps=80, eta0=0.6)
-    theory = solve(problem, March(512, dtype=dtype))  # type: ignore[arg-type]
-    exact = solve(problem, March(512, tol=1e-6))
-    assert theory.mean.loss[-2] < 1e-12
-    assert np.abs(theory.mean.f - exact.mean.f).max() < 1e-3 + 4 * exact.sem.f.max()
-    assert (
-        np.abs(np.diff(theory.mean.f[-10:-1], axis=0)).max() < 1e-5
-    )  # kernels kept at the last step bring functions of theirs
-    assert max(int(rank) for name in ("rank Phi", "rank G") for rank in theory.stats[name].split(", ")) < 24
+    exact = solve(problem, March(512, tol=1e-9))
+    ranks = []
+    for tol in (1e-2, 1e-3, 1e-4, 1e-6, 1e-8):
+        theory = solve(problem, March(512, tol=tol, dtype=dtype))  # type: ignore[arg-type]
+        assert theory.mean.loss[-1] < 1e-12
+        assert np.abs(theory.mean.f - exact.mean.f).max() < 3 * exact.sem.f.max()
+        assert np.abs(np.diff(theory.mean.f[-10:], axis=0)).max() < 1e-5
+        ranks.append(max(int(rank) for name in ("rank Phi", "rank G") for rank in theory.stats[name].split(", ")))
+    assert ranks[1] < 24, ranks
+    assert ranks[-1] < 96, ranks  # of 192 that the paths could span
+
+
+@pytest.mark.parametrize("tol", [1e-2, 3e-4, 1e-4])
+def test_float32_is_float64_to_rounding(tol: float) -> None:
+    """Functions stay orthonormal however small the rests that they are made of, so both precisions find the same ones."""
+    problem = problem_of(num_steps=24, eta0=0.6)
+    single, double = (solve(problem, March(256, tol=tol, dtype=dtype)) for dtype in ("float32", "float64"))  # type: ignore[arg-type]
+    assert single.stats["rank Phi"] == double.stats["rank Phi"]
+    assert 0 < np.abs(single.samples.f - double.samples.f).max() < 2e-5
 
 
 @pytest.mark.parametrize("times", [1.5, 2.0])

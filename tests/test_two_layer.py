@@ -317,3 +317,22 @@ def test_refusals(monkeypatch):
     monkeypatch.setattr(memory, "available_bytes", lambda: 1000)
     with pytest.raises(MemoryError, match="num_paths="):
         solve(make())
+
+
+def test_float32_and_control_variate():
+    """Particles in float32 give the numbers of float64 to rounding; the control variate lowers the error bar."""
+    p = make(gamma0=0.2, task=tasks.sphere(4, 2, input_dim=6, seed=2))
+    runs = {
+        (dtype, control): solve(
+            p, TwoLayer(256, quadrature=False, dtype=dtype, control_variate=control), save=("update_size",)
+        ).trajectory
+        for dtype in ("float32", "float64")
+        for control in (True, False)
+    }
+    for control in (True, False):
+        single, double = runs["float32", control].mean, runs["float64", control].mean
+        for name in ("f", "Phi", "G", "update_size"):
+            assert 0 < np.abs(single[name] - double[name]).max() < 1e-4
+    assert np.mean(runs["float64", False].sem.f ** 2) > 4 * np.mean(runs["float64", True].sem.f ** 2)
+    with pytest.raises(ValueError, match="float64"):
+        solve(p.replace(flow=True), TwoLayer(dtype="float32"))

@@ -7,6 +7,7 @@ import hashlib
 import json
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Any
 
 import jax
@@ -98,6 +99,10 @@ class Problem:
 
     def fingerprint(self) -> str:
         """Sixteen hex digits that differ when the physics differs: settings, data to the last bit, activation."""
+        return self._fingerprint
+
+    @cached_property
+    def _fingerprint(self) -> str:
         return hashlib.sha256(json.dumps(self.to_json(), sort_keys=True).encode()).hexdigest()[:16]
 
     def replace(self, **changes: Any) -> Problem:

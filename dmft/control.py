@@ -1,0 +1,104 @@
+"""Control variate of the march: what sampling does to the lazy limit, which is known exactly.
+
+A replica's tangent kernel at t = 0, an average over its paths, misses the exact one. How far f moves when a network is trained
+lazily with the one kernel instead of the other is known, and at small gamma0 it is most of what the replica's f misses:
+
+    f_r(t)  <-  f_r(t) - beta_r(t) d_r(t),     d_r = f_lazy(t; K_r) - f_lazy(t; K)
+
+K_r is the kernel that moves f_r, test points and all. beta_r is the regression of f on d over points and the *other* replicas,
+so that the spread of the corrected replicas is still their error bar; it falls from 1 at early times towards 0 as features
+move.
+"""
+
+from __future__ import annotations
+
+from functools import partial
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jaxtyping import Float
+
+from dmft import site
+from dmft.lazy import Lazy, TangentKernel, train
+from dmft.physics import Form, Physics
+from dmft.sharding import host
+from dmft.site import REPLICAS, Layers, State
+from widthwise import Problem
+
+LARGEST_GAMMA0 = 1.0
+"""Where kernels move more than that, they forget their start, and a control variate gains nothing."""
+
+LEAST_REPLICAS = 4
+"""With fewer the regression follows the noise."""
+
+MOST_POINTS = 1024
+"""A kernel of more points costs as much as the march."""
+
+RESOLVED = 1e-6
+"""Relative error that the exact kernel may have; MOST_NODES of quadrature may go into it where there is no series."""
+
+MOST_NODES = 64
+
+
+def applies(problem: Problem, num_replicas: int) -> bool:
+    """Whether there is something to gain: features that move little, full batches, one output."""
+    training = problem.training
+    return (
+        problem.parameterization.gamma0 <= LARGEST_GAMMA0
+        and num_replicas >= LEAST_REPLICAS
+        and training.full_batch
+        and problem.num_watched <= MOST_POINTS
+        and problem.task.num_outputs == 1
+        and Lazy.obstacle(problem) is None
+    )
+
+
+def tangent_kernels(problem: Problem, form: Form, physics: Physics, state: State) -> Float[np.ndarray, "R points points"]:
+    """K_r of every replica at t = 0."""
+    Phi, G = (np.stack([host(x) for _, x in sorted(kernels.items())]) for kernels in _kernels(form, physics, state))
+    return np.einsum("l,lrmn,lrmn->rmn", problem.training.rates(form.L), np.concatenate([G, np.ones_like(G[:1])]), Phi)
+
+
+@partial(jax.jit, static_argnames="form")
+def _kernels(form: Form, physics: Physics, state: State) -> tuple[Layers, Layers]:
+    """Phi^{l-1} + bias^2 and G^l (R, M, M) at t = 0, in the bases of the first step: what else fields have moves no f."""
+
+    def replica(state: State) -> tuple[Layers, Layers]:
+        P, M = len(physics.y), len(physics.watched)
+        seen = site.forward(form, physics, state, physics.watched, P)
+        first = {l: x[:, :P] for l, x in seen.h.items()}
+        Delta = form.loss.minus_gradient(seen.f[:P], physics.y)
+        a = site.backward(form, physics, state, seen, first, Delta, state.size_g, P).a
+        g = site.backward(form, physics, state._replace(a=a), seen, seen.h, jnp.ones((M, 1)), state.size_g, 0).g
+        Phi = {l: row @ row.T for l, row in seen.row_u.items()}
+        Phi[form.L + 1] = site.average(seen.phi[form.L], seen.phi[form.L]) + physics.bias**2
+        return Phi, {l: site.average(x, x) for l, x in g.items()}
+
+    return jax.vmap(replica, axis_name=REPLICAS)(state)
+
+
+def corrected(
+    problem: Problem, f: Float[np.ndarray, "R states points outputs"], K: Float[np.ndarray, "R points points"]
+) -> Float[np.ndarray, "R states points outputs"]:
+    """f less what the sampled kernels K did to it."""
+    watched = slice(problem.num_watched)
+    exact = TangentKernel(problem, MOST_NODES, RESOLVED)
+    K_exact = exact.between(watched, watched)[2]
+    if not exact.unresolved <= RESOLVED:
+        return f
+    with np.errstate(over="ignore", invalid="ignore"):  # what diverges is left as it is
+        lazy = train(problem, np.concatenate([K_exact[None], K]), exact)[0]
+        d = lazy[1:] - lazy[:1]
+        others = [np.delete(np.arange(len(f)), r) for r in range(len(f))]
+        own, product = (np.stack([_covariance(x[o], d[o]) for o in others]) for x in (d, f))
+        beta = np.clip(np.divide(product, own, out=np.zeros_like(own), where=own > 0), 0.0, 1.0)
+        better = f - beta[:, :, None, None] * d
+    return np.where(np.isfinite(better), better, f)
+
+
+def _covariance(
+    x: Float[np.ndarray, "R states points outputs"], y: Float[np.ndarray, "R states points outputs"]
+) -> Float[np.ndarray, "states"]:
+    """Covariance over replicas, summed over points, at every state."""
+    return np.sum((x - x.mean(0)) * (y - y.mean(0)), axis=(0, 2, 3))
