@@ -213,7 +213,9 @@ def test_full_batch_in_any_order() -> None:
     plain = March(1024, control_variate=False)  # which full batches have by default
     f = solve(full, plain).samples.f
     for way in ({"batches": np.tile(np.arange(4), (T + 1, 1))}, {"batch_size": 4}, {"batch_size": 4, "data_seed": 1}):
-        assert np.abs(solve(full.replace(**way), plain).samples.f - f).max() < 1e-3, way  # to what the basis leaves out of watched points
+        assert np.abs(solve(full.replace(**way), plain).samples.f - f).max() < 1e-3, (
+            way
+        )  # to what the basis leaves out of watched points
     half = solve(full.replace(batches=np.tile([0, 1, 0, 1], (T + 1, 1))), plain).samples.f
     assert np.abs(half - f).max() > 0.1
 
