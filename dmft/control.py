@@ -25,6 +25,7 @@ from dmft.physics import Form, Physics
 from dmft.sharding import host
 from dmft.site import REPLICAS, Layers, State
 from widthwise import Problem
+from widthwise.trajectory import tangent_kernel
 
 LARGEST_GAMMA0 = 1.0
 """Where kernels move more than that, they forget their start, and a control variate gains nothing."""
@@ -56,8 +57,8 @@ def applies(problem: Problem, num_replicas: int) -> bool:
 
 def tangent_kernels(problem: Problem, form: Form, physics: Physics, state: State) -> Float[np.ndarray, "R points points"]:
     """K_r of every replica at t = 0."""
-    Phi, G = (np.stack([host(x) for _, x in sorted(kernels.items())]) for kernels in _kernels(form, physics, state))
-    return np.einsum("l,lrmn,lrmn->rmn", problem.training.rates(form.L), np.concatenate([G, np.ones_like(G[:1])]), Phi)
+    Phi, G = (np.stack([host(x) for _, x in sorted(kernels.items())], axis=1) for kernels in _kernels(form, physics, state))
+    return tangent_kernel(Phi, G, problem.training.rates(form.L))
 
 
 @partial(jax.jit, static_argnames="form")

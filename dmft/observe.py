@@ -17,16 +17,29 @@ from dmft.sharding import host
 from dmft.site import REPLICAS, Layers, State
 from widthwise import Problem, curvature
 
+MOST_FIELDS = 256
+"""Gradient fields (points times outputs) up to which those of every output are measured."""
+
+EVERY_OUTPUT = ("sharpness", "z", "phi_r", "g_u")
+"""What needs them all."""
+
+
+def num_gradients(num_points: int, num_outputs: int, save: tuple[str, ...]) -> int:
+    """Of how many outputs, or combinations of outputs, the gradient fields of a point are measured."""
+    if {*EVERY_OUTPUT} & {*save}:
+        return num_outputs
+    return min(num_outputs, max(MOST_FIELDS // num_points, 1))
+
 
 class Fields(NamedTuple):
     """Fields at the watched points at one step, (R, S, M) per layer, and what the responses are made of.
 
     Attributes:
         h, phi: as in `dmft.site`.
-        z, g: with C outputs those of sum_c w_c omega_c, omega of random signs, others in every replica: the mean of g g over
-            replicas is the mean over outputs. (Where "z" is to be saved, z is that of the first output.)
-        row_u, row_r: coordinates (R, M, K) of u^l and r^l.
-        phi_eps, g_eps: <phi(h^l) eps_r^l> and <g^l eps_u^l>, (R, M, K).
+        z, g: (R, S, M n) for n = `num_gradients` outputs, which are all C of them, or else n orthonormal random combinations,
+            others in every replica: the mean of g g over them is on average that over outputs.
+        row_u, row_r: coordinates (R, M, K) of u^l and (R, M n, K) of r^l.
+        phi_eps, g_eps: <phi(h^l) eps_r^l> (R, M, K) and <g^l eps_u^l> (R, M n, K).
     """
 
     h: Layers
@@ -39,22 +52,21 @@ class Fields(NamedTuple):
     g_eps: Layers
 
 
-@partial(jax.jit, static_argnames="form", donate_argnames="state")
-def fields(form: Form, physics: Physics, state: State) -> tuple[State, Fields]:
+@partial(jax.jit, static_argnames=("form", "num_gradients"), donate_argnames="state")
+def fields(form: Form, physics: Physics, state: State, num_gradients: int) -> tuple[State, Fields]:
     """The fields at this step, and the state that knows the functions which they brought."""
-    return jax.vmap(partial(_fields, form, physics), axis_name=REPLICAS)(state)
+    return jax.vmap(partial(_fields, form, physics, num_gradients), axis_name=REPLICAS)(state)
 
 
-def _fields(form: Form, physics: Physics, state: State) -> tuple[State, Fields]:
+def _fields(form: Form, physics: Physics, n: int, state: State) -> tuple[State, Fields]:
     M, C = len(physics.watched), len(state.beta)
-    signs = (
-        jax.random.rademacher(jax.random.fold_in(jax.random.wrap_key_data(state.key), 2**31 - 1), (C,), float)
-        if C > 1
-        else jnp.ones(1)
-    )
+    omega = jnp.eye(C)
+    if n < C:
+        key = jax.random.fold_in(jax.random.wrap_key_data(state.key), 2**31 - 1)
+        omega = jax.random.orthogonal(key, C)[:n]
     seen = site.forward(form, physics, state, physics.watched, M)
-    omega = jnp.tile(signs / jnp.sqrt(C), (M, 1))
-    back = site.backward(form, physics, state, seen, seen.h, omega, jnp.zeros_like(state.size_g), M)
+    h = {l: jnp.repeat(x, n, axis=1) for l, x in seen.h.items()}
+    back = site.backward(form, physics, state, seen, h, jnp.tile(omega, (M, 1)), jnp.zeros_like(state.size_g), M * n)
     dtype = state.Wb[1].dtype
     alpha = state.alpha.astype(dtype)
     phi_eps = {l: site.average(seen.phi[l], eps) * alpha[l] for l, eps in state.eps_r.items()}
@@ -66,25 +78,11 @@ def _fields(form: Form, physics: Physics, state: State) -> tuple[State, Fields]:
     return state._replace(b=b, a=a), Fields(seen.h, seen.phi, back.z, back.g, seen.row_u, back.row_r, phi_eps, g_eps)
 
 
-@partial(jax.jit, static_argnames="form")
-def all_outputs(form: Form, physics: Physics, state: State) -> tuple[Layers, Layers]:
-    """z^l and g^l of every watched point and output, (R, S, M C); the functions that they bring are forgotten."""
-
-    def replica(state: State) -> tuple[Layers, Layers]:
-        M, C = len(physics.watched), len(state.beta)
-        seen = site.forward(form, physics, state, physics.watched, M)
-        h = {l: jnp.repeat(x, C, axis=1) for l, x in seen.h.items()}
-        back = site.backward(form, physics, state, seen, h, jnp.tile(jnp.eye(C), (M, 1)), jnp.zeros_like(state.size_g), M * C)
-        return back.z, back.g
-
-    return jax.vmap(replica, axis_name=REPLICAS)(state)
-
-
-def outputs_kernel(g: Layers, num_outputs: int) -> Float[np.ndarray, "R L M C M C"]:
-    """<g^l_mc g^l_nc'>"""
-    out = [host(jnp.einsum("rsm,rsn->rmn", x, x) / x.shape[1]) for _, x in sorted(g.items())]
-    R, MC, _ = out[0].shape
-    return np.stack(out, axis=1).reshape(R, len(out), MC // num_outputs, num_outputs, MC // num_outputs, num_outputs)
+def outputs_kernel(kept: list[Fields], C: int) -> Float[np.ndarray, "R kept L M C M C"]:
+    """<g^l_mc(t) g^l_nc'(t)> at the kept steps."""
+    steps = [np.stack([host(overlap([x], [x])) for _, x in sorted(one.g.items())], axis=1) for one in kept]
+    R, L, MC, _ = steps[0].shape
+    return np.stack(steps, axis=1).reshape(R, len(steps), L, MC // C, C, MC // C, C)
 
 
 def saved(
@@ -92,7 +90,6 @@ def saved(
     f: Float[np.ndarray, "R states points outputs"],
     kept: list[Fields],
     h0: Layers,
-    G_outputs: list[np.ndarray],
     kernel_steps: Int[np.ndarray, "kept"],
     save: tuple[str, ...],
 ) -> tuple[np.ndarray, np.ndarray, dict[str, np.ndarray]]:
@@ -102,9 +99,9 @@ def saved(
         f: outputs of every replica.
         kept: fields at the kept steps that were reached.
         h0: h^l at the first step, where update_size is to be saved.
-        G_outputs: `outputs_kernel` at those steps, where sharpness of several outputs is to be saved.
     """
     training, (R, _, M, C) = problem.training, f.shape
+    n = num_gradients(M, C, save)
     L, K, bias = problem.architecture.depth, len(kernel_steps), problem.architecture.bias
     rates = training.rates(L)
 
@@ -128,16 +125,22 @@ def saved(
         stacked = [np.stack([np.swapaxes(host(x), 1, 2) for _, x in sorted(step.items())], 1) for step in steps]
         return full(np.stack(stacked, 1)) if stacked else np.zeros((R, K, L, M, 0))
 
+    def first(fields: Layers, axis: int) -> Layers:
+        """Of the first output."""
+        return {l: x[(slice(None),) * axis + (slice(None, None, n),)] for l, x in fields.items()}
+
     layers = list(range(1, L + 1))
-    phi, g = [x.phi for x in kept], [x.g for x in kept]
-    Phi, G = two_times(phi, phi, overlap, layers), two_times(g, g, overlap, layers)
+    phi = [x.phi for x in kept]
+    Phi = two_times(phi, phi, overlap, layers)
+    each = [[{l: y[..., c::n] for l, y in x.g.items()} for x in kept] for c in range(n)]
+    G = sum((two_times(g, g, overlap, layers) for g in each), np.zeros(())) / n
     trajectory = trajectory_of(problem, f, kernel_steps, Phi, G, batch_loss=np.zeros(f.shape[:2]))
 
     def sharpness_of() -> np.ndarray:
         if C == 1:
             kernel = trajectory.tangent_kernel(problem.Phi0, rates, bias)[:, :, :, None, :, None]
         else:
-            G_all = full(np.stack(G_outputs, 1))  # (R, K, L, M, C, M, C)
+            G_all = full(outputs_kernel(kept, C))
             Phi_all = np.moveaxis(trajectory.equal_time("Phi"), 1, 2) + bias**2  # (R, K, L, M, M)
             before = np.concatenate([np.broadcast_to(problem.Phi0, (R, K, 1, M, M)), Phi_all[:, :, :-1]], axis=2)
             kernel = np.einsum("l,rklmcnd,rklmn->rkmcnd", rates[:L], G_all, before)
@@ -153,10 +156,10 @@ def saved(
         "eigenvalues": lambda: curvature.eigenvalues(problem, trajectory.tangent_kernel(problem.Phi0, rates, bias)),
         "sharpness": sharpness_of,
         "update_size": update_size,
-        "phi_r": lambda: two_times([x.phi_eps for x in kept], [x.row_r for x in kept], contract, layers[:-1]),
-        "g_u": lambda: two_times([x.g_eps for x in kept], [x.row_u for x in kept], contract, layers[1:]),
+        "phi_r": lambda: two_times([x.phi_eps for x in kept], [first(x.row_r, 1) for x in kept], contract, layers[:-1]),
+        "g_u": lambda: two_times([first(x.g_eps, 1) for x in kept], [x.row_u for x in kept], contract, layers[1:]),
         "h": lambda: per_layer([x.h for x in kept]),
-        "z": lambda: per_layer([x.z for x in kept]),
+        "z": lambda: per_layer([first(x.z, 2) for x in kept]),
     }
     return Phi, G, {name: ways[name]() for name in save}
 

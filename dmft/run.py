@@ -124,15 +124,15 @@ class Run:
         self.batch_loss = np.full((method.num_replicas, T + 1), np.nan)
         self.kept: list[observe.Fields] = []
         self.h0: Layers = {}
-        self.G_outputs: list[np.ndarray] = []
         self.K0 = np.zeros(0)  # sampled tangent kernels, for the control variate
         self.t = 0
         self.looked_at = sorted({*kernel_steps.tolist()} | ({0} if "update_size" in save else set()))
-        most = max(num_driving(self.form, self.physics), M if self.looked_at else 0)
+        self.num_gradients = observe.num_gradients(M, C, save)
+        driving, looked_at = num_driving(self.form, self.physics), M * bool(self.looked_at)
+        most = Rank(max(driving, looked_at), max(driving, looked_at * self.num_gradients))
         self.widest = most_directions(method.num_paths, self.form.act.odd)
-        self.require(Rank(most, most))
-        room = min(first_room(most), self.widest)
-        self.state = self.with_room(Rank(room, room), None)
+        self.require(most)
+        self.state = self.with_room(Rank(*(min(first_room(n), self.widest) for n in most)), None)
 
     def solve(self, progress: bool, file: Path | None) -> Solution:
         start, T = time.perf_counter(), self.problem.training.num_steps
@@ -180,19 +180,13 @@ class Run:
 
     def keep_fields(self, t: int) -> None:
         """Fields at step t, for the kernels and whatever else is to be saved."""
-        M, C = len(self.physics.watched), self.problem.task.num_outputs
-        every_output = bool({"sharpness", "z"} & {*self.save}) and C > 1
-        self.make_room(M, M * C if every_output else M, full=True)
-        self.state, fields = observe.fields(self.form, self.look(), self.state)
+        M, n = len(self.physics.watched), self.num_gradients
+        self.make_room(M, M * n, full=True)
+        self.state, fields = observe.fields(self.form, self.look(), self.state, n)
         if t == 0:
             self.h0 = fields.h
         if t in self.kernel_steps:
             self.kept.append(fields)
-            if every_output:
-                z, g = observe.all_outputs(self.form, self.look(), self.state)
-                if "sharpness" in self.save:
-                    self.G_outputs.append(observe.outputs_kernel(g, C))
-                self.kept[-1] = fields._replace(z={l: x[..., ::C] for l, x in z.items()})  # of the first output
 
     # --- room ---------------------------------------------------------------------------------------------------------------
 
@@ -308,7 +302,6 @@ class Run:
             "record": [np.int64(self.t), self.f, self.batch_loss],
             "kept": self.kept,
             "h0": self.h0,
-            "G": self.G_outputs,
             "K0": self.K0,
         }
         return jax.tree.map(host, everything)
@@ -322,11 +315,11 @@ class Run:
         self.t = int(t)
         template = self.state
         self.state = place(self.mesh, checkpoint.like(template, leaves["state"]), self.method.num_paths)
-        one = jax.eval_shape(partial(observe.fields, self.form), self.look(), template)[1]
+        look = partial(observe.fields, self.form, num_gradients=self.num_gradients)
+        one = jax.eval_shape(look, self.look(), template)[1]
         kept, each = leaves.get("kept", []), len(jax.tree.leaves(one))
         self.kept = [checkpoint.like(one, kept[i : i + each]) for i in range(0, len(kept), each)]
         self.h0 = checkpoint.like(one.h, leaves["h0"]) if "h0" in leaves else {}  # fields of step 0, if it was looked at
-        self.G_outputs = leaves.get("G", [])
         (self.K0,) = leaves["K0"]
 
     def too_few_paths(self, most: int) -> NoReturn:
@@ -348,7 +341,7 @@ class Run:
             self.too_few_paths(most)
         number = 4 if self.method.dtype == "float32" else 8
         images_and_noise = (L - 1) * sum(capacity) * (3 + form.momentum) + (rank_in + C) * (1 + form.momentum)
-        fields = L * (4 * (M + B * (not form.full_batch)) + 3 * B) + 2 * K * L * M
+        fields = L * (4 * (M + B * (not form.full_batch)) + 3 * B) + 2 * (1 + self.num_gradients) * K * L * M
         kernels = 8 * R * 2 * L * (K * M) ** 2
         outputs = 8 * 4 * R * (T + 1) * (M * C + 1)
         copies = 5 if form.flow else 2
@@ -368,7 +361,7 @@ class Run:
     def solution(self, seconds: float) -> Solution:
         if self.controlled:
             self.f = control.corrected(self.problem, self.f, self.K0)
-        Phi, G, more = observe.saved(self.problem, self.f, self.kept, self.h0, self.G_outputs, self.kernel_steps, self.save)
+        Phi, G, more = observe.saved(self.problem, self.f, self.kept, self.h0, self.kernel_steps, self.save)
         batch_loss = self.batch_loss if self.form.online else None
         trajectory = trajectory_of(self.problem, self.f, self.kernel_steps, Phi, G, batch_loss, more)
         estimate = Estimate.of(trajectory)

@@ -7,7 +7,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from dmft import lazy
+from dmft import gaussian, lazy
 from dmft import neural_tangents as nt
 from dmft.lazy import Lazy
 from tests.oracle import overlaps, replicas, z_scores
@@ -98,7 +98,7 @@ def test_activations_without_closed_form_against_sampling(function):
     Phi = TASK.Phi0
     u = np.random.default_rng(5).standard_normal((S, len(Phi))) @ np.linalg.cholesky(Phi + 1e-12 * np.eye(len(Phi))).T
     with float64():
-        got = lazy.averages(act, Phi, np.diagonal(Phi), np.diagonal(Phi), 256)
+        got = gaussian.averages(act, Phi, np.diagonal(Phi), np.diagonal(Phi), 256)
         fields = [np.asarray(F(jnp.asarray(u))) for F in (act.phi, act.d)]
     assert got[4] < 1e-9
     for average, x in zip(got[:2], fields, strict=True):
@@ -113,8 +113,8 @@ def test_hermite_series_knows_its_error(name):
     """Against the quadrature in polar coordinates: never worse than it says, exact in the end if smooth, not so for relu."""
     act, Phi, a = NAMED[name], TASK.Phi0, np.diagonal(TASK.Phi0)
     with float64():
-        expected = lazy.quadrature(act, 108, Phi, a, a)
-        series = [lazy.hermite_series(act, terms, Phi, a, a) for terms in lazy.TERMS]
+        expected = gaussian.quadrature(act, 108, Phi, a, a)
+        series = [gaussian.hermite_series(act, terms, Phi, a, a) for terms in gaussian.TERMS]
     scale = np.abs(expected).max(axis=(1, 2), keepdims=True)
     errors = [float(np.max(np.abs(np.array(s[:2]) - expected) / scale)) for s in series]
     said = [s[4] for s in series]
@@ -128,8 +128,8 @@ def test_hermite_series_knows_its_error(name):
 def test_tangent_kernel_is_that_of_neural_tangents(name):
     """Its own recursion, through the whole network, fixes the convention K = sum_{l=0..L} G^{l+1} Phi^l."""
     stax = nt.stax
-    if name in lazy.CLOSED_FORM:
-        layer = getattr(stax, lazy.CLOSED_FORM[name])()
+    if name in gaussian.CLOSED_FORM:
+        layer = getattr(stax, gaussian.CLOSED_FORM[name])()
     else:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # it warns that quadrature has an error
@@ -329,7 +329,7 @@ def test_online_is_batches_without_return(activation, monkeypatch):
 
 @pytest.mark.parametrize("name", ["erf", "relu"])
 def test_biases_are_those_of_neural_tangents(name):
-    layer, dense = getattr(nt.stax, lazy.CLOSED_FORM[name])(), nt.stax.Dense(1, W_std=1.0, b_std=0.6)
+    layer, dense = getattr(nt.stax, gaussian.CLOSED_FORM[name])(), nt.stax.Dense(1, W_std=1.0, b_std=0.6)
     _, _, kernel_fn = nt.stax.serial(*[dense, layer] * 2, dense)
     with float64():
         K = np.array(kernel_fn(np.concatenate([X, X_TEST]), None, "ntk"))

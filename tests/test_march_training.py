@@ -81,7 +81,7 @@ WRONG: dict[str, tuple[str, dict[str, Any]]] = {  # what compiles to the program
     "rates backwards": ("everything", {"layer_rates": [2, 0.5, 1]}),
     "other data sequence": ("everything", {"data_seed": 1}),
     "cold": ("langevin", {"temperature": NONE}),
-    "other batches": ("cross-entropy", {"data_seed": 1}),
+    "other batches": ("cross-entropy", {"batch_size": None, "batches": np.tile([0, 1, 2], (T + 1, 1))}),
     "stream backwards": ("online", {"task": Task(STREAM.X[::-1], STREAM.y[::-1], STREAM.X_test, STREAM.y_test)}),
     "slower flow": ("flow", {"eta0": 0.4}),
     "not frozen": ("frozen", {"layer_rates": None}),

@@ -108,11 +108,26 @@ class Trajectory:
             rates: L + 1 factors, by default 1 (`problem.training.rates(L)`).
             bias: of the architecture.
         """
-        Phi, G = self.equal_time("Phi") + bias**2, self.equal_time("G")
-        L = Phi.shape[-4]
-        rate = np.ones(L + 1) if rates is None else np.asarray(rates)
-        hidden = np.einsum("l,...lkmn->...kmn", rate[1:L], Phi[..., :-1, :, :, :] * G[..., 1:, :, :, :])
-        return rate[L] * Phi[..., -1, :, :, :] + hidden + rate[0] * G[..., 0, :, :, :] * Phi0
+        Phi, G = (np.moveaxis(self.equal_time(name), -4, -3) for name in ("Phi", "G"))
+        below = np.broadcast_to(Phi0, (*Phi.shape[:-3], 1, *np.shape(Phi0)))
+        L = Phi.shape[-3]
+        return tangent_kernel(np.concatenate([below, Phi + bias**2], axis=-3), G, np.ones(L + 1) if rates is None else rates)
+
+
+def tangent_kernel(
+    Phi: Float[Any, "*runs layers_and_input points points_"],
+    G: Float[Any, "*runs layers points points_"],
+    rates: Sequence[float] | np.ndarray,
+) -> Float[np.ndarray, "*runs points points_"]:
+    """K = sum_{l=0..L} rate_l G^{l+1} Phi^l,  G^{L+1} = 1, from Phi^0 ... Phi^L, bias^2 included, and G^1 ... G^L.
+
+    Example:
+        >>> Phi, G = np.array([3.0, 2.0]), np.array([0.5])  # one hidden layer, one point
+        >>> tangent_kernel(Phi[:, None, None], G[:, None, None], rates=[1, 1]).item()
+        3.5
+    """
+    above = np.concatenate([G, np.ones_like(G[..., :1, :, :])], axis=-3)
+    return np.einsum("l,...lmn->...mn", np.asarray(rates), above * Phi)
 
 
 def chosen_steps(num_steps: int, wanted: Iterable[int] | None) -> Int[np.ndarray, "kept"]:
