@@ -18,20 +18,23 @@ from jaxtyping import Int
 from threadpoolctl import ThreadpoolController
 from tqdm import tqdm
 
-from dmft import checkpoint, control, observe, site
+from dmft import control, observe, site
 from dmft.factor import Basis
 from dmft.method import Solution, trajectory_of
 from dmft.noise import num_images, white_noise
 from dmft.physics import CHUNK, Form, Physics, along, physics_of
 from dmft.sharding import agreed, host, mesh_for, place
 from dmft.site import REPLICAS, Layers, Seen, State, Velocity
-from widthwise import Estimate, Problem, Status, memory
+from widthwise import Estimate, Problem, Status, checkpoint, memory
 
 if TYPE_CHECKING:
     from dmft.march import March
 
 SIZES = sorted({m << k for k in range(20) for m in (8, 12)})
 """Capacities of the factors: few, so that little compiles, and close, so that little is wasted."""
+
+CACHE = 4 * 2**20
+"""Bytes of replicas that a processor is to keep close by."""
 
 
 def room_for(num_functions: float) -> int:
@@ -66,29 +69,50 @@ class Rank(NamedTuple):
     G: int
 
 
-@partial(jax.jit, static_argnames="form", donate_argnames="state")
-def run_chunk(form: Form, physics: Physics, state: State, start: int, stop: int) -> tuple[State, Int[Any, ""], Seen]:
-    """Steps start ... stop - 1 of all replicas, or as many as there is room for; the first always.
+@partial(jax.jit, static_argnames=("form", "group"), donate_argnames="state")
+def run_chunk(
+    form: Form, physics: Physics, state: State, start: Int[Any, "R"], stop: int, group: int
+) -> tuple[State, Int[Any, "R"], Seen]:
+    """Each replica from step `start` to before `stop`, or as far as there is room; one step always, if there is one.
+
+    Replicas go `group` by `group`, each group all its steps: what fits into the cache stays there.
 
     Returns:
-        the state, the first step not done, and f (CHUNK, R, M, C) and the loss of the batch (CHUNK, R).
+        the state, the first step not done by each, and f (R, CHUNK, M, C) and the loss of the batch (R, CHUNK) from
+        `physics.start` on.
     """
-    R, M, C = len(state.key), len(physics.watched), physics.y.shape[1]
-    record = Seen(jnp.full((CHUNK, R, M, C), jnp.nan), jnp.full((CHUNK, R), jnp.nan))
+    R = len(start)
+    if group == R:
+        return _run_group(form, physics, state, start, stop)
+
+    def split(x: Any) -> Any:
+        return x.reshape(R // group, group, *x.shape[1:])
+
+    out = jax.lax.map(lambda one: _run_group(form, physics, one[0], one[1], stop), jax.tree.map(split, (state, start)))
+    return jax.tree.map(lambda x: x.reshape(R, *x.shape[2:]), out)
+
+
+def _run_group(
+    form: Form, physics: Physics, state: State, start: Int[Any, "R"], stop: int
+) -> tuple[State, Int[Any, "R"], Seen]:
+    """`run_chunk` of replicas that are all at the same step."""
+    R, M, C = len(start), len(physics.watched), physics.y.shape[1]
+    record = Seen(jnp.full((R, CHUNK, M, C), jnp.nan), jnp.full((R, CHUNK), jnp.nan))
     most = num_driving(form, physics)
 
     def wanting(carry: tuple) -> Any:
         state, t, _ = carry
         roomy = has_room(state.b, most, form.flow) & has_room(state.a, most, form.flow)
-        return (t < stop) & ((t == start) | roomy)
+        return (t < stop) & ((t == start[0]) | roomy)
 
     def advance(carry: tuple) -> tuple:
         state, t, record = carry
         move = site.flow if form.flow else site.step
         state, seen = jax.vmap(lambda state: move(form, physics, t, state), axis_name=REPLICAS)(state)
-        return state, t + 1, Seen(*(x.at[t - start].set(now) for x, now in zip(record, seen, strict=True)))
+        return state, t + 1, Seen(*(x.at[:, t - physics.start].set(now) for x, now in zip(record, seen, strict=True)))
 
-    return jax.lax.while_loop(wanting, advance, (state, jnp.asarray(start), record))
+    state, t, record = jax.lax.while_loop(wanting, advance, (state, start[0], record))
+    return state, jnp.full(R, t), record
 
 
 def room_wanted(grew: Any, num_functions: int, flow: bool) -> Any:
@@ -125,7 +149,7 @@ class Run:
         self.kept: list[observe.Fields] = []
         self.h0: Layers = {}
         self.K0 = np.zeros(0)  # sampled tangent kernels, for the control variate
-        self.t = 0
+        self.reached = np.zeros(method.num_replicas, int)  # the step that each replica is at
         self.looked_at = sorted({*kernel_steps.tolist()} | ({0} if "update_size" in save else set()))
         self.num_gradients = observe.num_gradients(M, C, save)
         driving, looked_at = num_driving(self.form, self.physics), M * bool(self.looked_at)
@@ -133,6 +157,11 @@ class Run:
         self.widest = most_directions(method.num_paths, self.form.act.odd)
         self.require(most)
         self.state = self.with_room(Rank(*(min(first_room(n), self.widest) for n in most)), None)
+
+    @property
+    def t(self) -> int:
+        """The step that all replicas have reached."""
+        return int(self.reached.min())
 
     def solve(self, progress: bool, file: Path | None) -> Solution:
         start, T = time.perf_counter(), self.problem.training.num_steps
@@ -164,15 +193,25 @@ class Run:
         """Steps up to `stop`, or until a factor is full."""
         most = num_driving(self.form, self.physics)
         self.make_room(most, most)
-        self.state, t, seen = run_chunk(self.form, along(self.physics, self.form, self.t), self.state, int(self.t), int(stop))
+        start, before = self.t, self.reached
+        chunk = along(self.physics, self.form, start)
+        self.state, t, seen = run_chunk(self.form, chunk, self.state, before, int(stop), self.group())
         for basis in (*self.state.b.values(), *self.state.a.values()):
             if basis.e.shape[-1] == self.widest and host(basis.missed).any():
                 self.too_few_paths(self.widest + 1)
-        t = int(host(t))
-        done = slice(self.t, t)
-        self.f[:, done] = np.moveaxis(host(seen.f), 0, 1)[:, : t - self.t]
-        self.batch_loss[:, done] = host(seen.batch_loss).T[:, : t - self.t]
-        self.t = t
+        self.reached = host(t)
+        f, batch_loss = host(seen.f), host(seen.batch_loss)
+        for r, (a, b) in enumerate(zip(before, self.reached, strict=True)):
+            self.f[r, a:b] = f[r, a - start : b - start]
+            self.batch_loss[r, a:b] = batch_loss[r, a - start : b - start]
+
+    def group(self) -> int:
+        """How many replicas go together: as many as the cache holds; on several devices, or a GPU, all."""
+        R = self.method.num_replicas
+        if self.mesh is not None or jax.default_backend() != "cpu":
+            return R
+        each = sum(x.nbytes for x in jax.tree.leaves(self.state)) / R
+        return max(n for n in range(1, R + 1) if R % n == 0 and (n == 1 or n * each <= CACHE))
 
     def look(self) -> Physics:
         """The physics as a measurement needs it."""
@@ -299,7 +338,7 @@ class Run:
         """All that changes along a run."""
         everything = {
             "state": self.state,
-            "record": [np.int64(self.t), self.f, self.batch_loss],
+            "record": [self.reached, self.f, self.batch_loss],
             "kept": self.kept,
             "h0": self.h0,
             "K0": self.K0,
@@ -311,8 +350,7 @@ class Run:
         leaves = checkpoint.read(file, self.whose())
         if leaves is None:
             return
-        t, self.f, self.batch_loss = leaves["record"]
-        self.t = int(t)
+        self.reached, self.f, self.batch_loss = leaves["record"]
         template = self.state
         self.state = place(self.mesh, checkpoint.like(template, leaves["state"]), self.method.num_paths)
         look = partial(observe.fields, self.form, num_gradients=self.num_gradients)

@@ -15,7 +15,7 @@ from dmft.lazy import Lazy
 from dmft.march import March
 from dmft.method import Method, Solution
 from dmft.two_layer import TwoLayer
-from widthwise import Problem, Result, Trajectory, check
+from widthwise import MLP, Problem, Result, Task, Trajectory, check
 from widthwise.activation import NAMED
 from widthwise.result import provenance
 from widthwise.trajectory import chosen_steps
@@ -78,6 +78,11 @@ def solve(
     check.instance("problem", problem, Problem)
     if method is not None:
         check.instance("method", method, Method, f"Pass {METHODS}, or leave it out.")
+    if not (isinstance(problem.architecture, MLP) and isinstance(problem.task, Task) and problem.training.optimizer is None):
+        raise ValueError(
+            "dmft.solve knows the limit of an MLP on a Task under gradient descent; other networks, streams and optimizers are "
+            "trained by finite.train."
+        )
     limit = problem.parameterization.limit
     if limit == "none":
         raise ValueError(

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import os
 import time
 import zlib
 from collections.abc import Iterable
 from dataclasses import replace
 from functools import partial
 from operator import itemgetter
+from pathlib import Path
 from typing import Any, Literal, NamedTuple
 
 import jax
@@ -16,8 +18,8 @@ import numpy as np
 from jaxtyping import Array, Bool, Float, Int, Key, UInt
 from tqdm import tqdm
 
-from finite import measure, mlp
-from widthwise import Activation, Estimate, Loss, Problem, Result, Status, Trajectory, check
+from finite import fit, measure, mlp
+from widthwise import MLP, Activation, Estimate, Loss, Problem, Result, Status, Task, Trajectory, check
 from widthwise.memory import available_bytes, require
 from widthwise.parameterization import LayerScale, Role
 from widthwise.precision import computing_in
@@ -90,12 +92,19 @@ def train(
     seed: int = 0,
     save_kernels: Iterable[int] | None = None,
     save: Iterable[str] = (),
+    record: Iterable[int] | None = None,
+    num_probes: int = 64,
+    checkpoint: str | os.PathLike[str] | None = None,
+    log: str | os.PathLike[str] | None = None,
     dtype: Literal["float32", "float64"] = "float32",
     memory: float | None = None,
     progress: bool = True,
     throw: bool = True,
 ) -> Result:
-    """Train `num_seeds` networks of one width by gradient descent, exactly as the Problem says.
+    """Train `num_seeds` networks of one width, exactly as the Problem says.
+
+    An MLP on a Task by gradient descent is what the theory solves, and is recorded at every step with two-time kernels. All
+    else (other networks, streams, optimizers) is recorded at the steps `record`, as `docs/networks.md` tells.
 
     The equations stand in `finite.mlp`, one update in `GradientDescent`. Networks differ in their initial weights (and in their
     Langevin noise, at a temperature) alone: batches and label noise are part of the data. Network i of a seed starts from the
@@ -115,6 +124,10 @@ def train(
         save: names of further observables to keep at those steps, of "NTK", "eigenvalues", "sharpness", "update_size", "h" and
             "z": see `Trajectory.NAMES`. NTK and what follows from it are those of the single network, with its layer rates. h
             and z are of all N neurons, z that of output 0: g^l = phi'(h^l) z^l.
+        record: steps to record, of networks that the theory does not solve; by default 32 of them, evenly in log t.
+        num_probes: held-out points of a Stream at which those networks are watched.
+        checkpoint: a file to go on from, of those networks: written every minute, read if it is there, gone at the end.
+        log: a file that gets a line of JSON per recorded step, of those networks: losses of every seed.
         dtype: "float32" or "float64". The outputs of lazy networks are small differences: their rounding error is about
             25 eps / gamma0 (mean-field; gamma0 / sqrt N for "ntk"), in float32 0.3 % at gamma0 = 1e-3.
         memory: bytes that the run may take, all seeds' record included; by default what is free.
@@ -160,6 +173,18 @@ def train(
     check.choice("dtype", dtype, ("float32", "float64"))
     if memory is not None:
         memory = check.positive("memory", memory, "It is a number of bytes, e.g. 4e9.")
+    of_theory = isinstance(problem.architecture, MLP) and isinstance(problem.task, Task) and problem.training.optimizer is None
+    if not of_theory:
+        settings: dict[str, Any] = {
+            "width": width,
+            "num_seeds": num_seeds,
+            "seed": seed,
+            "progress": progress,
+            "memory": memory,
+        }
+        return _fit(problem, settings, save_kernels, save, record, num_probes, checkpoint, log, dtype).or_raise(throw)
+    if record is not None or checkpoint is not None or log is not None:
+        raise ValueError("an MLP on a Task is recorded at every step and in one go: leave out record, checkpoint and log.")
     _check_rounding(problem, width, dtype)
     steps = chosen_steps(problem.training.num_steps, save_kernels)
     names = _check_save(problem, save, len(steps))
@@ -167,7 +192,7 @@ def train(
 
     program = _program(problem, width, len(steps), names)
     start_time = time.perf_counter()
-    record: dict[str, np.ndarray] = {}
+    recorded: dict[str, np.ndarray] = {}
     with computing_in(dtype), jax.default_matmul_precision("highest"):
         arguments = jax.tree.map(jnp.asarray, (_settings(problem, width), _data(problem), _sequence(problem, steps)))
         key = jax.random.key(seed, impl="threefry2x32")
@@ -177,14 +202,14 @@ def train(
             for name, x in _run_chunk(key, numbers, *arguments, program=program).items():
                 if x is None:
                     continue
-                if name not in record:
-                    record[name] = np.empty((num_seeds, *x.shape[1:]), x.dtype)
-                record[name][start : start + chunk] = np.asarray(x)[: num_seeds - start]
+                if name not in recorded:
+                    recorded[name] = np.empty((num_seeds, *x.shape[1:]), x.dtype)
+                recorded[name][start : start + chunk] = np.asarray(x)[: num_seeds - start]
     seconds = time.perf_counter() - start_time
 
     if problem.task.y.ndim == 1:
-        record["f"] = record["f"][..., 0]
-    samples = Trajectory.of(np.arange(problem.training.num_steps + 1), steps, record)
+        recorded["f"] = recorded["f"][..., 0]
+    samples = Trajectory.of(np.arange(problem.training.num_steps + 1), steps, recorded)
     with np.errstate(over="ignore", invalid="ignore"):  # of networks that diverged
         estimate = Estimate.of(samples)
         status = _status(problem, samples, estimate.mean)
@@ -198,6 +223,39 @@ def train(
     }
     method = f"finite.train(width={width}, num_seeds={num_seeds}, dtype={dtype!r})"
     return Result(problem, estimate, status, stats, provenance(problem, method, seed)).or_raise(throw)
+
+
+def _fit(
+    problem: Problem,
+    settings: dict[str, Any],
+    save_kernels: Iterable[int] | None,
+    save: Iterable[str],
+    record: Iterable[int] | None,
+    num_probes: int,
+    checkpoint: str | os.PathLike[str] | None,
+    log: str | os.PathLike[str] | None,
+    dtype: str,
+) -> Result:
+    """`train` of networks that the theory does not solve."""
+    if dtype != "float32":
+        raise ValueError('networks other than MLPs on a Task train in dtype="float32".')
+    kept = chosen_steps(problem.training.num_steps, save_kernels)
+    names = fit.check_save(save, problem)
+    samples, stats = fit.fit(
+        problem,
+        **settings,
+        steps=np.union1d(fit.recorded_steps(problem.training.num_steps, record), kept if names else []).astype(int),
+        kernel_steps=kept,
+        save=names,
+        num_probes=check.count("num_probes", num_probes),
+        file=None if checkpoint is None else Path(checkpoint),
+        log=None if log is None else Path(log),
+    )
+    with np.errstate(over="ignore", invalid="ignore"):  # of networks that diverged
+        estimate = Estimate.of(samples)
+    method = f"finite.train(width={settings['width']}, num_seeds={settings['num_seeds']})"
+    known = provenance(problem, method, settings["seed"])
+    return Result(problem, estimate, fit.status_of(samples, problem), stats, known)
 
 
 @partial(jax.jit, static_argnames="program")
@@ -331,14 +389,14 @@ def _sequence(problem: Problem, steps: Int[np.ndarray, "kept"]) -> Now:
 def _scales(problem: Problem, width: int) -> tuple[mlp.Layer, ...]:
     """(a_l, b_l, c_l) of W^0 ... W^{L-1}, w, and of their biases where there are any, whose a_l contains `MLP.bias`."""
     net, form = problem.architecture, problem.parameterization
-    at = partial(form.scale, width=width, input_dim=problem.task.input_dim)
+    at = partial(form.scale, width=width)
 
-    def layer(role: Role, of_bias: Role) -> mlp.Layer:
-        a, b, c = at(of_bias)
-        return mlp.Layer(at(role), LayerScale(net.bias * a, b, c) if net.bias else None)
+    def layer(role: Role, fan_in: int, of_bias: Role) -> mlp.Layer:
+        a, b, c = at(of_bias, fan_in=1)
+        return mlp.Layer(at(role, fan_in=fan_in), LayerScale(net.bias * a, b, c) if net.bias else None)
 
-    hidden = [layer("hidden", "bias")] * (net.depth - 1)
-    return (layer("input", "bias"), *hidden, layer("output", "output_bias"))
+    hidden = [layer("hidden", width, "bias")] * (net.depth - 1)
+    return (layer("input", problem.task.input_dim, "bias"), *hidden, layer("output", width, "output_bias"))
 
 
 def _check_save(problem: Problem, save: Iterable[str], num_kept: int) -> tuple[str, ...]:
@@ -396,12 +454,7 @@ def _seeds_per_chunk(
     record += (8 + itemsize) * stream
     what = f"training networks of width {width} and recording {num_seeds} of them with kernels at {K} steps"
     cure = "Lower num_seeds or width, or keep fewer kernels: save_kernels=[0]."
-    require(record + per_seed, what, cure)
-    if memory is not None and record + per_seed > memory:
-        raise MemoryError(
-            f"{what} needs about {(record + per_seed) / 2**30:.3g} GiB, memory={memory:g} allows {memory / 2**30:.3g} GiB. "
-            f"{cure} Or raise memory."
-        )
+    require(record + per_seed, what, cure, memory)
     free = available_bytes() if memory is None else memory
     target = min(CHUNK_BYTES["cpu" if jax.default_backend() == "cpu" else "gpu"], free - record)
     return max(1, int(target / per_seed))

@@ -13,9 +13,8 @@ import numpy as np
 import pytest
 
 import dmft
-from dmft import checkpoint
 from dmft.march import March
-from widthwise import MLP, GradientDescent, Parameterization, Problem, Result, tasks
+from widthwise import MLP, GradientDescent, Parameterization, Problem, Result, checkpoint, tasks
 
 ROOT = Path(__file__).parent.parent
 STEPS = 100
@@ -47,7 +46,7 @@ def run(
 SCRIPT = """
 import sys
 from pathlib import Path
-from dmft import checkpoint
+from widthwise import checkpoint
 from tests.test_checkpoint import run
 checkpoint.SECONDS = 0
 write = checkpoint.write
@@ -132,7 +131,7 @@ def test_checkpoint_of_another_solve_is_refused(left_behind: bytes, tmp_path: Pa
     file = tmp_path / "march.npz"
     file.write_bytes(left_behind)
     for says, other in (("problem", {"gamma0": 1.1}), ("problem", {"momentum": 0.4}), ("seed", {"seed": 1})):
-        with pytest.raises(ValueError, match=rf"of another solve: it differs in {says}\. Delete it, or choose another file"):
+        with pytest.raises(ValueError, match=rf"of another run: it differs in {says}\. Delete it, or choose another file"):
             run("momentum", file, **other)
     assert file.read_bytes() == left_behind
 

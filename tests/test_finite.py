@@ -29,7 +29,10 @@ def a_problem(depth=2, activation="tanh", task=DIGITS, eta0=0.2, num_steps=6, **
 
 def scales_of(problem: Problem, width: int):
     roles = ["input", *["hidden"] * (problem.architecture.depth - 1), "output"]
-    return [mlp.Layer(problem.parameterization.scale(r, width=width, input_dim=problem.task.input_dim)) for r in roles]
+    return [
+        mlp.Layer(problem.parameterization.scale(r, width=width, fan_in=problem.task.input_dim if r == "input" else width))
+        for r in roles
+    ]
 
 
 def same(a, b, rtol: float) -> bool:

@@ -407,9 +407,8 @@ def test_control_variate(activation: str, gamma0: float, gain: float) -> None:
     bar = rms([r.sem.f for r in with_it])
     assert error(without) > gain * error(with_it)
     assert 0.75 < error(with_it) / bar < 1.4
-    assert rms([np.mean([r.mean.f - many.mean.f for r in with_it], axis=0)]) < 2.5 * np.hypot(
-        bar / np.sqrt(12), rms([many.sem.f])
-    )
+    noise = np.hypot(bar / np.sqrt(12), rms([many.sem.f]))
+    assert rms([np.mean([r.mean.f - many.mean.f for r in with_it], axis=0)]) < 4 * noise  # with a bias of order 1/S
 
 
 def test_kernels_of_other_replicas_control_nothing(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -20,7 +20,7 @@ from hypothesis.extra.numpy import arrays
 
 import dmft
 import finite
-from widthwise import MLP, Activation, GradientDescent, Parameterization, Problem, Task, tasks
+from widthwise import MLP, Activation, Adam, GradientDescent, Parameterization, Problem, Task, tasks
 from widthwise.activation import NAMED, as_activation
 from widthwise.parameterization import TABLE
 from widthwise.precision import float64
@@ -134,6 +134,8 @@ def test_fingerprint_changes_with_every_bit_of_data(problem: Problem, data: st.D
         {"label_noise": 0.1},
         {"temperature": 0.1},
         {"flow": True},
+        {"optimizer": Adam()},
+        {"alpha": 0.5},
     ],
     ids=lambda change: ",".join(change),
 )
@@ -182,7 +184,7 @@ def test_replace() -> None:
         problem.replace(gama0=2.0, steps=3)
     with pytest.raises(ValueError, match="X and y must have one row per sample; got 2 and 3"):
         problem.replace(y=[1.0, 2.0, 3.0])
-    with pytest.raises(ValueError, match="Problem's task must be a Task, got 'digits'"):
+    with pytest.raises(ValueError, match="Problem's task must be a Task or Stream, got 'digits'"):
         problem.replace(task="digits")
 
 
@@ -317,7 +319,7 @@ def test_what_is_no_activation(function: Any, says: str) -> None:
 
 def invariants(p: Parameterization, width: int, D: int) -> np.ndarray:
     """All that can be seen of a parameterization: per role the size of the weights and their speed, as they enter."""
-    scales = [p.scale(role, width=width, input_dim=D) for role in ("input", "hidden", "output")]
+    scales = [p.scale(role, width=width, fan_in=D if role == "input" else width) for role in ("input", "hidden", "output")]
     return np.array([(a * b, a**2 * c) for a, b, c in scales])
 
 

@@ -2,30 +2,37 @@
 
 from widthwise import schedules, tasks
 from widthwise.activation import Activation
-from widthwise.architecture import MLP
+from widthwise.architecture import MLP, ConvNet, ResidualMLP, ResNet, Transformer, ViT
 from widthwise.estimate import Estimate
 from widthwise.loss import Loss
 from widthwise.parameterization import Parameterization
 from widthwise.problem import Problem
 from widthwise.result import Result, Status, Unsolved
 from widthwise.tasks import Task
-from widthwise.training import GradientDescent
+from widthwise.training import Adam, GradientDescent, Optax
 from widthwise.trajectory import Trajectory
 from widthwise.version import __version__
 
 __all__ = [
     "MLP",
     "Activation",
+    "Adam",
+    "ConvNet",
     "Estimate",
     "GradientDescent",
     "Loss",
+    "Optax",
     "Parameterization",
     "Problem",
+    "ResNet",
+    "ResidualMLP",
     "Result",
     "Status",
     "Task",
     "Trajectory",
+    "Transformer",
     "Unsolved",
+    "ViT",
     "__version__",
     "schedules",
     "tasks",

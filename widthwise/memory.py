@@ -27,14 +27,20 @@ def available_bytes() -> int:
     return free
 
 
-def require(needed: int | float, what: str, cure: str) -> None:
-    """Raise MemoryError if `needed` bytes are more than there are.
+def require(needed: int | float, what: str, cure: str, allowed: float | None = None) -> None:
+    """Raise MemoryError if `needed` bytes are more than there are, or more than are allowed.
 
     Args:
         needed: bytes.
         what: what needs them.
         cure: how to need less.
+        allowed: bytes that it may take, if the user has said so.
     """
+    if allowed is not None and needed > allowed:
+        raise MemoryError(
+            f"{what} needs about {needed / 2**30:.3g} GiB, memory={allowed:g} allows {allowed / 2**30:.3g} GiB. {cure} "
+            "Or raise memory."
+        )
     free = available_bytes()
     if needed > free:
         raise MemoryError(f"{what} needs about {needed / 2**30:.3g} GiB, {free / 2**30:.3g} GiB are free. {cure}")

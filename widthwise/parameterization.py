@@ -1,17 +1,23 @@
-r"""Every power of the width N, of the input dimension D and of gamma0: in this one table.
+r"""Every power of the width N, of a matrix's fan-in F, of the depth and of gamma0: in this one file.
 
 A weight matrix enters the network as `multiplier * W`, its entries start as `init_std * N(0, 1)`, and gradient descent
 moves it at the rate `learning_rate * eta0`. Multiplying by a constant c the multiplier, by 1/c the init, and by 1/c^2 the
-learning rate changes nothing that can be seen from outside; so "mean_field" and "mup" below are one and the same network,
-and "ntk" is the same network again with gamma0 replaced by gamma0 / sqrt(N).
+learning rate (1/c with Adam) changes nothing that can be seen from outside; so "mean_field" and "mup" below are one and the
+same network, and "ntk" is, under gradient descent, the same network again with gamma0 replaced by gamma0 / sqrt(N).
 
     kind        f at width N                        limit N -> infinity at fixed eta0
     mean_field  w.phi / (gamma0 N)                  feature learning (2205.09653)
     mup         the same, as the Tensor Programs    feature learning (2203.03466, table 3)
-                V table for SGD
+                V table for SGD and Adam
     ntk         w.phi / (gamma0 sqrt N)             lazy: kernel gradient descent (1806.07572)
     standard    PyTorch-like: no multipliers,       none: a step blows up like N
                 init 1 / fan_in, one rate
+
+Adam's steps have a size of their own. Its rates here are those that move f by O(eta0) per step, as gradient descent does, and
+features by O(gamma0 eta0): in "mup" the usual 1, 1 / fan_in, 1 / fan_in, times gamma0 for all but the readout.
+
+Residual networks of L blocks h <- h + L^-alpha block(h): alpha = 1/2 is depth-muP (2309.16620), alpha = 1 CompleteP
+(2505.01618); weights inside of blocks then learn at rates with a factor L^(2 alpha - 1), with Adam L^(alpha - 1).
 """
 
 from __future__ import annotations
@@ -23,25 +29,27 @@ from widthwise import check
 
 Kind = Literal["mean_field", "mup", "ntk", "standard"]
 Role = Literal["input", "hidden", "output", "bias", "output_bias"]
+Optimizer = Literal["sgd", "adam"]
 
 
 class Power(NamedTuple):
-    """N^N D^D gamma0^gamma0 with these exponents."""
+    """N^N F^F gamma0^gamma0 with these exponents."""
 
     N: float = 0.0
-    D: float = 0.0
+    F: float = 0.0
     gamma0: float = 0.0
 
-    def at(self, width: int, input_dim: int, gamma0: float) -> float:
-        return float(width**self.N * input_dim**self.D * gamma0**self.gamma0)
+    def at(self, width: int, fan_in: int, gamma0: float) -> float:
+        return float(width**self.N * fan_in**self.F * gamma0**self.gamma0)
 
 
 class Scaling(NamedTuple):
-    """How one weight matrix enters, starts and moves; rows of `TABLE`, or their values at one width."""
+    """How one weight matrix enters, starts and moves under gradient descent and under Adam: a row of `TABLE`."""
 
     multiplier: Power
     init_std: Power
     learning_rate: Power
+    adam: Power
 
 
 class LayerScale(NamedTuple):
@@ -53,58 +61,65 @@ class LayerScale(NamedTuple):
 
 
 ONE = Power()
+MEAN_FIELD = Power(N=1, gamma0=2)
 TABLE: dict[Kind, dict[Role, Scaling]] = {
     "mean_field": {
-        "input": Scaling(Power(D=-0.5), ONE, Power(N=1, gamma0=2)),
-        "hidden": Scaling(Power(N=-0.5), ONE, Power(N=1, gamma0=2)),
-        "output": Scaling(Power(N=-1, gamma0=-1), ONE, Power(N=1, gamma0=2)),
-        "bias": Scaling(ONE, ONE, Power(N=1, gamma0=2)),
-        "output_bias": Scaling(Power(N=-0.5, gamma0=-1), ONE, Power(N=1, gamma0=2)),
+        "input": Scaling(Power(F=-0.5), ONE, MEAN_FIELD, Power(F=-0.5, gamma0=1)),
+        "hidden": Scaling(Power(F=-0.5), ONE, MEAN_FIELD, Power(F=-0.5, gamma0=1)),
+        "output": Scaling(Power(F=-1, gamma0=-1), ONE, MEAN_FIELD, Power(gamma0=1)),
+        "bias": Scaling(ONE, ONE, MEAN_FIELD, Power(gamma0=1)),
+        "output_bias": Scaling(Power(N=-0.5, gamma0=-1), ONE, MEAN_FIELD, Power(N=0.5, gamma0=1)),
     },
     "mup": {
-        "input": Scaling(ONE, Power(D=-0.5), Power(N=1, D=-1, gamma0=2)),
-        "hidden": Scaling(ONE, Power(N=-0.5), Power(gamma0=2)),
-        "output": Scaling(ONE, Power(N=-1, gamma0=-1), Power(N=-1)),
-        "bias": Scaling(ONE, ONE, Power(N=1, gamma0=2)),
-        "output_bias": Scaling(ONE, Power(N=-0.5, gamma0=-1), ONE),
+        "input": Scaling(ONE, Power(F=-0.5), Power(N=1, F=-1, gamma0=2), Power(F=-1, gamma0=1)),
+        "hidden": Scaling(ONE, Power(F=-0.5), Power(N=1, F=-1, gamma0=2), Power(F=-1, gamma0=1)),
+        "output": Scaling(ONE, Power(F=-1, gamma0=-1), Power(N=1, F=-2), Power(F=-1)),
+        "bias": Scaling(ONE, ONE, MEAN_FIELD, Power(gamma0=1)),
+        "output_bias": Scaling(ONE, Power(N=-0.5, gamma0=-1), ONE, ONE),
     },
     "ntk": {
-        "input": Scaling(Power(D=-0.5), ONE, Power(gamma0=2)),
-        "hidden": Scaling(Power(N=-0.5), ONE, Power(gamma0=2)),
-        "output": Scaling(Power(N=-0.5, gamma0=-1), ONE, Power(gamma0=2)),
-        "bias": Scaling(ONE, ONE, Power(gamma0=2)),
-        "output_bias": Scaling(Power(gamma0=-1), ONE, Power(gamma0=2)),
+        "input": Scaling(Power(F=-0.5), ONE, Power(gamma0=2), Power(N=-0.5, F=-0.5, gamma0=1)),
+        "hidden": Scaling(Power(F=-0.5), ONE, Power(gamma0=2), Power(N=-0.5, F=-0.5, gamma0=1)),
+        "output": Scaling(Power(F=-0.5, gamma0=-1), ONE, Power(gamma0=2), Power(F=-0.5, gamma0=1)),
+        "bias": Scaling(ONE, ONE, Power(gamma0=2), Power(N=-0.5, gamma0=1)),
+        "output_bias": Scaling(Power(gamma0=-1), ONE, Power(gamma0=2), Power(gamma0=1)),
     },
     "standard": {
-        "input": Scaling(ONE, Power(D=-0.5), ONE),
-        "hidden": Scaling(ONE, Power(N=-0.5), ONE),
-        "output": Scaling(ONE, Power(N=-0.5), ONE),
-        "bias": Scaling(ONE, ONE, ONE),
-        "output_bias": Scaling(ONE, ONE, ONE),
+        "input": Scaling(ONE, Power(F=-0.5), ONE, ONE),
+        "hidden": Scaling(ONE, Power(F=-0.5), ONE, ONE),
+        "output": Scaling(ONE, Power(F=-0.5), ONE, ONE),
+        "bias": Scaling(ONE, ONE, ONE, ONE),
+        "output_bias": Scaling(ONE, ONE, ONE, ONE),
     },
 }
 
 
 @dataclass(frozen=True)
 class Parameterization:
-    """How weights scale with the width, and how strongly features are learned.
+    """How weights scale with the width and the depth, and how strongly features are learned.
 
     Args:
         gamma0: feature-learning strength; gamma0 -> 0 is lazy (kernel) learning, gamma0 = O(1) is rich. Units of 1 / f.
         kind: a row of `TABLE`: "mean_field" or "mup" (the same network), "ntk", "standard".
         centered: train f - f(0), a frozen copy of the initial output subtracted.
+        alpha: residual branches of L blocks enter as L^-alpha: 1/2 is depth-muP, 1 CompleteP, 0 leaves the depth alone. None is
+            1, and 0 for kind="standard".
 
     Raises:
-        ValueError: gamma0 not above zero, unknown kind, centered not a bool, or a gamma0 where the kind has none.
+        ValueError: gamma0 not above zero, unknown kind, centered not a bool, a gamma0 where the kind has none, or an alpha
+            between 0 and 1/2, whose networks blow up with the depth.
 
     Example:
-        >>> Parameterization(gamma0=2.0).scale("output", width=100, input_dim=9)
+        >>> Parameterization(gamma0=2.0).scale("output", width=100, fan_in=100)
         LayerScale(multiplier=0.005, init_std=1.0, learning_rate=400.0)
+        >>> Parameterization(kind="mup").scale("hidden", width=100, fan_in=100, optimizer="adam")
+        LayerScale(multiplier=1.0, init_std=0.1, learning_rate=0.01)
     """
 
     gamma0: float = 1.0
     kind: Kind = "mean_field"
     centered: bool = True
+    alpha: float | None = None
 
     def __post_init__(self) -> None:
         cure = "For the lazy limit gamma0 -> 0 use dmft.solve(problem, method=dmft.Lazy())."
@@ -113,10 +128,55 @@ class Parameterization:
         object.__setattr__(self, "centered", check.flag("centered", self.centered))
         if self.kind == "standard" and self.gamma0 != 1.0:
             raise ValueError(f"kind='standard' has no gamma0; leave it at 1, got {self.gamma0!r}.")
+        if self.alpha is not None:
+            object.__setattr__(self, "alpha", check.at_least_zero("alpha", self.alpha))
+            if 0 < self.alpha < 0.5:
+                raise ValueError(f"alpha must be 0 (no powers of the depth) or at least 1/2, got {self.alpha:g}.")
 
-    def scale(self, role: Role, *, width: int, input_dim: int) -> LayerScale:
-        """Multiplier, initial standard deviation and learning rate (in units of eta0) of one weight matrix."""
-        return LayerScale(*(power.at(width, input_dim, self.gamma0) for power in TABLE[self.kind][role]))
+    def __repr__(self) -> str:
+        alpha = "" if self.alpha is None else f", alpha={self.alpha!r}"
+        return f"Parameterization(gamma0={self.gamma0!r}, kind={self.kind!r}, centered={self.centered!r}{alpha})"
+
+    def scale(
+        self, role: Role, *, width: int, fan_in: int, optimizer: Optimizer = "sgd", blocks: int | None = None
+    ) -> LayerScale:
+        """Multiplier, initial standard deviation and learning rate (in units of eta0) of one weight matrix.
+
+        Args:
+            role: what the matrix is for.
+            width: N.
+            fan_in: F, how many numbers each of its outputs is a sum over.
+            optimizer: whose learning rate.
+            blocks: for a matrix inside a residual block, the number L of blocks.
+        """
+        row = TABLE[self.kind][role]
+        rate = row.adam if optimizer == "adam" else row.learning_rate
+        a, b, c = (power.at(width, fan_in, self.gamma0) for power in (row.multiplier, row.init_std, rate))
+        if blocks is not None and self.branch_power:
+            c *= blocks ** (self.branch_power - 1 if optimizer == "adam" else 2 * self.branch_power - 1)
+        return LayerScale(a, b, c)
+
+    def gradient_size(self, role: Role, *, width: int, fan_in: int, blocks: int | None = None) -> float:
+        """How d loss / d W scales, entry by entry: what Adam's epsilon has to be compared with.
+
+        a_l a_L b_L L^-alpha    (a, b multiplier and initial deviation; a_L b_L those of the readout)
+        """
+        row = TABLE[self.kind]
+        size = row[role].multiplier.at(width, fan_in, self.gamma0)
+        if role in ("output", "output_bias"):
+            return size
+        readout = row["output"]
+        size *= readout.multiplier.at(width, width, self.gamma0) * readout.init_std.at(width, width, self.gamma0)
+        return size if blocks is None else size * self.branch(blocks)
+
+    @property
+    def branch_power(self) -> float:
+        """alpha"""
+        return (0.0 if self.kind == "standard" else 1.0) if self.alpha is None else self.alpha
+
+    def branch(self, blocks: int) -> float:
+        """L^-alpha, what multiplies each of L residual branches."""
+        return float(blocks**-self.branch_power)
 
     def feature_learning_strength(self, width: int) -> float:
         """The gamma0 at which the mean-field network of this width is the same network."""

@@ -8,20 +8,21 @@ import json
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import cached_property
-from typing import Any
+from typing import Any, get_args
 
 import jax
 import numpy as np
 from numpy.typing import NDArray
 
 from widthwise.activation import NAMED, Activation
-from widthwise.architecture import MLP
+from widthwise.architecture import MLP, NAMES, Architecture, ResidualMLP
+from widthwise.data import Stream
 from widthwise.loss import NAMED as LOSSES
 from widthwise.loss import Loss, as_loss
 from widthwise.parameterization import Parameterization
 from widthwise.precision import float64
 from widthwise.tasks import Task
-from widthwise.training import GradientDescent
+from widthwise.training import Adam, GradientDescent, Optax
 
 
 @dataclass(frozen=True)
@@ -29,13 +30,13 @@ class Problem:
     """The physics, whole: what is trained, at which strength, on what, and how.
 
     Args:
-        architecture: MLP.
+        architecture: MLP, ResidualMLP, ConvNet, ResNet, Transformer or ViT.
         parameterization: Parameterization.
-        task: Task.
+        task: Task, arrays of points; or a Stream of batches (`widthwise.data`), which networks alone train on.
         training: GradientDescent.
 
     Raises:
-        ValueError: an argument of the wrong kind.
+        ValueError: an argument of the wrong kind, or parts that do not go together.
 
     Example:
         >>> from widthwise import MLP, GradientDescent, Parameterization, Problem, tasks
@@ -48,20 +49,41 @@ class Problem:
         GradientDescent(eta0=0.2, num_steps=10, loss='mse')
     """
 
-    architecture: MLP
+    architecture: Any
     parameterization: Parameterization
-    task: Task
+    task: Any
     training: GradientDescent
 
     def __post_init__(self) -> None:
-        for field, kind in _PARTS.items():
+        for field, kinds in _PARTS.items():
             value = getattr(self, field)
-            if not isinstance(value, kind):
-                raise ValueError(f"Problem's {field} must be a {kind.__name__}, got {value!r}.")
-        self._check_together()
+            if not isinstance(value, kinds):
+                raise ValueError(f"Problem's {field} must be a {' or '.join(k.__name__ for k in kinds)}, got {value!r}.")
+        if isinstance(self.task, Stream):
+            self._check_stream()
+        else:
+            self._check_task()
 
-    def _check_together(self) -> None:
-        task, training, L = self.task, self.training, self.architecture.depth
+    def _check_stream(self) -> None:
+        stream, training = self.task, self.training
+        self.architecture.check_input(stream.input_shape)
+        if training.batch_size is None:
+            raise ValueError("training on a Stream needs a batch_size.")
+        for name in ("batches", "label_noise", "temperature", "flow", "layer_rates"):
+            if getattr(training, name):
+                raise ValueError(f"{name} is for training on a Task, whose points are all known: leave it out.")
+        if (stream.kind == "values") == (training.loss.name == "cross_entropy"):
+            wanted = "values, with loss='mse'" if stream.kind == "values" else f"{stream.kind}, with loss='cross_entropy'"
+            raise ValueError(f"{stream.name} is a stream of {wanted}; got loss={training.loss.name!r}.")
+
+    def _check_task(self) -> None:
+        task, training = self.task, self.training
+        if not isinstance(self.architecture, MLP | ResidualMLP):
+            raise ValueError(
+                f"a Task holds vectors, which MLP and ResidualMLP take; {type(self.architecture).__name__} takes a Stream of "
+                "images or tokens: widthwise.data.from_arrays makes one of arrays."
+            )
+        L = self.architecture.depth
         training.check_data(task.num_train)
         if training.online and not task.num_test:
             raise ValueError("online training is watched at the test points: give the task X_test.")
@@ -89,7 +111,7 @@ class Problem:
     @property
     def X_watched(self) -> NDArray[np.float64]:
         """(M, D)"""
-        return self.task.X_test if self.training.online else self.task.X_all  # type: ignore[return-value]
+        return self.task.X_test if self.training.online else self.task.X_all
 
     @property
     def Phi0(self) -> NDArray[np.float64]:
@@ -112,9 +134,9 @@ class Problem:
             ValueError: no part has a field of that name.
         """
         parts = {}
-        for part, kind in _PARTS.items():
+        for part in _PARTS:
             noun = changes.pop(part, getattr(self, part))
-            names = {field.name for field in dataclasses.fields(kind)}
+            names = {field.name for field in dataclasses.fields(noun)} if dataclasses.is_dataclass(noun) else set()
             mine = {name: changes.pop(name) for name in [*changes] if name in names}
             parts[part] = dataclasses.replace(noun, **mine) if mine else noun
         if changes:
@@ -123,27 +145,35 @@ class Problem:
 
     def to_json(self) -> dict[str, Any]:
         """The Problem as JSON: every setting, the arrays as nested lists, the activation by name or by its jaxpr."""
-        act, task = self.architecture.activation, self.task
+        task = self.task
         return {
             "architecture": {
-                "depth": self.architecture.depth,
-                "activation": _activation_text(act),
-                "bias": self.architecture.bias,
+                "name": type(self.architecture).__name__,
+                **{k: _activation_text(v) if k == "activation" else v for k, v in _fields(self.architecture).items()},
             },
             "parameterization": dataclasses.asdict(self.parameterization),
             "task": {
                 "name": task.name,
-                **{k: None if (v := getattr(task, k)) is None else v.tolist() for k in ("X", "y", "X_test", "y_test")},
+                **(
+                    {"stream": task.fingerprint()}
+                    if isinstance(task, Stream)
+                    else {k: None if (v := getattr(task, k)) is None else v.tolist() for k in ("X", "y", "X_test", "y_test")}
+                ),
             },
             "training": {
-                field.name: _loss_text(self.training.loss) if field.name == "loss" else getattr(self.training, field.name)
-                for field in dataclasses.fields(self.training)
+                **_fields(self.training),
+                "loss": _loss_text(self.training.loss),
+                "optimizer": _optimizer_text(self.training.optimizer),
             },
         }
 
     @staticmethod
     def from_json(
-        data: dict[str, Any], activation: Callable[..., Any] | Activation | None = None, loss: Callable[..., Any] | None = None
+        data: dict[str, Any],
+        activation: Callable[..., Any] | Activation | None = None,
+        loss: Callable[..., Any] | None = None,
+        stream: Stream | None = None,
+        optimizer: Optax | None = None,
     ) -> Problem:
         """The Problem that `to_json` wrote.
 
@@ -151,9 +181,11 @@ class Problem:
             data: what `to_json` gave.
             activation: the user's own activation function, where the Problem had one: a file holds only its text.
             loss: the user's own loss function, likewise.
+            stream: the Stream it was trained on, likewise.
+            optimizer: the Optax of the user's own, likewise.
 
         Raises:
-            ValueError: the Problem had an activation or a loss of its own and none, or another, is passed.
+            ValueError: the Problem had something of the user's own and none, or another, is passed.
         """
         text = data["architecture"]["activation"]
         spec = text if isinstance(text, str) else activation
@@ -162,21 +194,61 @@ class Problem:
                 f"this Problem has an activation of the user's own, {text['name']!r}, which a file cannot hold. "
                 "Pass the function: Result.load(path, activation=function)."
             )
-        architecture = MLP(data["architecture"]["depth"], spec, data["architecture"].get("bias", 0.0))
+        noun = {k: tuple(v) if isinstance(v, list) else v for k, v in data["architecture"].items()} | {"activation": spec}
+        architecture = NAMES[noun.pop("name")](**noun)
         if _activation_text(architecture.activation) != text:
             raise ValueError(f"the activation passed is not the one the Problem had; that one traces to {text['jaxpr']}")
         return Problem(
             architecture,
             Parameterization(**data["parameterization"]),
-            Task(**data["task"]),
-            GradientDescent(**data["training"] | {"loss": _loss_from(data["training"]["loss"], loss)}),
+            _stream_from(data["task"], stream) if "stream" in data["task"] else Task(**data["task"]),
+            GradientDescent(
+                **data["training"]
+                | {
+                    "loss": _loss_from(data["training"]["loss"], loss),
+                    "optimizer": _optimizer_from(data["training"]["optimizer"], optimizer),
+                }
+            ),
         )
 
     def __str__(self) -> str:
         return "\n".join(repr(getattr(self, part)) for part in _PARTS)
 
 
-_PARTS = {"architecture": MLP, "parameterization": Parameterization, "task": Task, "training": GradientDescent}
+_PARTS: dict[str, tuple[type, ...]] = {
+    "architecture": get_args(Architecture),
+    "parameterization": (Parameterization,),
+    "task": (Task, Stream),
+    "training": (GradientDescent,),
+}
+
+
+def _fields(noun: Any) -> dict[str, Any]:
+    return {field.name: getattr(noun, field.name) for field in dataclasses.fields(noun)}
+
+
+def _stream_from(text: dict[str, Any], stream: Stream | None) -> Stream:
+    if stream is None or stream.fingerprint() != text["stream"]:
+        raise ValueError(
+            f"this Problem was trained on the stream {text['name']!r}, which a file cannot hold; "
+            f"{'another one was passed' if stream else 'pass it: Result.load(path, stream=stream)'}."
+        )
+    return stream
+
+
+def _optimizer_text(optimizer: Any) -> Any:
+    """None, the settings of Adam, or which rates an optimizer of the user's own takes."""
+    if isinstance(optimizer, Optax):
+        return {"like": optimizer.like}
+    return None if optimizer is None else dataclasses.asdict(optimizer)
+
+
+def _optimizer_from(text: Any, optimizer: Optax | None) -> Any:
+    if text is None or "like" not in text:
+        return None if text is None else Adam(**text)
+    if optimizer is None or optimizer.like != text["like"]:
+        raise ValueError("this Problem has an optimizer of the user's own: pass it, Result.load(path, optimizer=Optax(...)).")
+    return optimizer
 
 
 def _loss_text(loss: Loss) -> Any:

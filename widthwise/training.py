@@ -29,6 +29,60 @@ class Batches(NamedTuple):
 
 
 @dataclass(frozen=True)
+class Adam:
+    """Steps of a size of their own (1412.6980); with weight decay, which is decoupled, AdamW (1711.05101).
+
+        G = m / (sqrt(v) + epsilon),   m, v running means of the gradient and of its square, without their bias at the start
+
+    for gradients in units of their size at the start (`Parameterization.gradient_size`), so that epsilon means the same at
+    every width and depth.
+
+    Args:
+        b1, b2: decay of m and of v.
+        epsilon: in those units.
+
+    Raises:
+        ValueError: b1 or b2 not in [0, 1), epsilon not above zero.
+
+    Example:
+        >>> GradientDescent(0.01, 100, "cross_entropy", batch_size=16, optimizer=Adam(b2=0.99)).optimizer
+        Adam(b1=0.9, b2=0.99, epsilon=1e-08)
+    """
+
+    b1: float = 0.9
+    b2: float = 0.95
+    epsilon: float = 1e-8
+
+    def __post_init__(self) -> None:
+        for name in ("b1", "b2"):
+            if check.at_least_zero(name, getattr(self, name)) >= 1:
+                raise ValueError(f"{name} must be below 1, got {getattr(self, name):g}.")
+        check.positive("epsilon", self.epsilon)
+
+
+@dataclass(frozen=True)
+class Optax:
+    """An optimizer of your own, an optax.GradientTransformation; G is what it makes of the gradient.
+
+    Args:
+        transformation: its updates are to be added, as those of `optax.sgd(1.0)` are: minus the gradient, not plus.
+        like: whose learning rates of the table it takes: "sgd" if its steps grow with the gradient, "adam" if they have a size
+            of their own. It sees gradients in units of those rates ("sgd"), or of their size at the start ("adam").
+
+    Raises:
+        ValueError: not a GradientTransformation; another name.
+    """
+
+    transformation: Any
+    like: Literal["sgd", "adam"]
+
+    def __post_init__(self) -> None:
+        if not (hasattr(self.transformation, "init") and hasattr(self.transformation, "update")):
+            raise ValueError(f"Optax takes an optax.GradientTransformation, got {self.transformation!r:.80}.")
+        check.choice("like", self.like, ("sgd", "adam"))
+
+
+@dataclass(frozen=True)
 class GradientDescent:
     """Gradient descent: full batch or mini-batches, momentum, weight decay, schedules, noise; or gradient flow.
 
@@ -60,6 +114,7 @@ class GradientDescent:
         temperature: Langevin noise: sqrt(2 temperature eta) N(0, 1) is added to every parameter at every step.
         flow: gradient flow, the limit of small steps: state t is at time eta0 (schedule[0] + ... + schedule[t-1]).
         data_seed: of the permutations and the label noise.
+        optimizer: None is the update above; Adam() or Optax(...) put their G in the place of ours.
 
     Raises:
         ValueError: a setting out of range, or two that do not go together.
@@ -86,6 +141,7 @@ class GradientDescent:
     temperature: float = 0.0
     flow: bool = False
     data_seed: int = 0
+    optimizer: Any = None
 
     def __post_init__(self) -> None:
         def put(name: str, value: Any) -> None:
@@ -109,7 +165,16 @@ class GradientDescent:
         if self.layer_rates is not None:
             rates = check.array("layer_rates", self.layer_rates, 1, "(L + 1,)", "One factor per weight matrix, 0 to freeze.")
             put("layer_rates", _none_negative("layer_rates", rates))
+        self._check_optimizer()
         self._check_together()
+
+    def _check_optimizer(self) -> None:
+        if not (self.optimizer is None or isinstance(self.optimizer, Adam | Optax)):
+            raise ValueError(f"optimizer must be None, Adam(...) or Optax(...); got {self.optimizer!r:.80}.")
+        if self.optimizer is not None:
+            for name in ("momentum", "temperature", "flow"):
+                if getattr(self, name):
+                    raise ValueError(f"{name} belongs to plain gradient descent: leave it out, or leave optimizer out.")
 
     def _own_batches(self) -> tuple[tuple[int, ...], ...] | None:
         if self.batches is None:
@@ -158,6 +223,13 @@ class GradientDescent:
                 long = isinstance(value, tuple) and len(value) > 4
                 shown.append(f"{f.name}={f'<{len(value)} rows>' if long else repr(value)}")
         return f"GradientDescent({', '.join(shown)})"
+
+    @property
+    def rates_of(self) -> Literal["sgd", "adam"]:
+        """Which learning rates of the parameterization's table the optimizer takes."""
+        if self.optimizer is None:
+            return "sgd"
+        return "adam" if isinstance(self.optimizer, Adam) else self.optimizer.like
 
     # --- the data sequence -------------------------------------------------------------------------------------------------
 

@@ -1,4 +1,4 @@
-"""Checkpoints of a march: what it takes to go on from where a run stopped, to the last bit."""
+"""Checkpoints: what it takes to go on from where a run stopped, to the last bit."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ def read(path: Path, header: dict[str, Any]) -> dict[str, list[np.ndarray]] | No
     """The leaves of the pytrees by name; None if there is no such file.
 
     Raises:
-        ValueError: the file is damaged, or of another solve.
+        ValueError: the file is damaged, or of another run.
     """
     if not os.path.exists(path):
         return None
@@ -44,7 +44,7 @@ def read(path: Path, header: dict[str, Any]) -> dict[str, list[np.ndarray]] | No
         raise ValueError(f"checkpoint {path} is damaged ({error}): delete it to start anew.") from error
     if differing := [name for name in header if theirs.get(name) != header[name]]:
         raise ValueError(
-            f"checkpoint {path} is of another solve: it differs in {', '.join(differing)}. Delete it, or choose another file."
+            f"checkpoint {path} is of another run: it differs in {', '.join(differing)}. Delete it, or choose another file."
         )
     trees: dict[str, list[np.ndarray]] = {}
     for name, x in data.items():  # in the order of writing

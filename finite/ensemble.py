@@ -1,0 +1,230 @@
+"""Training of any network: an ensemble over seeds, one compiled program for all steps.
+
+    loss = mean over the batch of l(f - f_0, y),      f_0 the network's own output at its start (centered), or zero
+    W <- W + eta (G - weight_decay W)                 G by the optimizer, from gradients in the units of the table
+
+Seeds are a leading axis of every weight. Batches come in chunks, so that nothing compiled knows how many steps there are, and
+no more than a chunk of the data is in memory.
+"""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Callable, Iterable, Iterator
+from dataclasses import replace
+from functools import partial
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+from jaxtyping import Array, Float, Key
+
+from finite.networks import build, is_weight
+from widthwise import Adam, GradientDescent, Loss, Parameterization, Problem, Task
+from widthwise.architecture import Architecture
+from widthwise.data import Stream
+from widthwise.training import move
+
+CHUNK = 16
+"""Steps whose batches lie on the device at a time."""
+
+Batch = tuple[np.ndarray, np.ndarray]
+
+
+class Program(NamedTuple):
+    """What is compiled in."""
+
+    loss: Loss
+    centered: bool
+    optimizer: Any
+    nesterov: bool
+    tokens: bool
+
+
+class Training(NamedTuple):
+    """Numbers of the training, traced."""
+
+    momentum: float
+    weight_decay: float
+
+    @staticmethod
+    def of(training: GradientDescent) -> Training:
+        return Training(training.momentum, training.weight_decay)
+
+
+class State(NamedTuple):
+    """An ensemble: its networks, how they started (None where outputs are not centred), what the optimizer remembers."""
+
+    network: Any
+    start: Any
+    memory: Any
+
+
+def start(
+    architecture: Architecture,
+    form: Parameterization,
+    training: GradientDescent,
+    keys: Key[Array, "seeds"],
+    *,
+    width: int,
+    input_shape: tuple[int, ...],
+    num_outputs: int,
+) -> State:
+    """The ensemble at its start, a network per key."""
+    shapes: dict[str, Any] = {"width": width, "input_shape": input_shape, "num_outputs": num_outputs}
+
+    @jax.jit
+    @jax.vmap
+    def one(key: Key[Array, ""]) -> State:
+        network = build(architecture, form, key=key, optimizer=training.rates_of, **shapes)
+        transformation = _transformation(training.optimizer)
+        memory = transformation.init(network) if transformation else jax.tree.map(jnp.zeros_like, network)
+        return State(network, network if form.centered else None, memory)
+
+    return one(keys)
+
+
+def outputs(network: Any, x: Float[Array, "batch ..."]) -> tuple[Float[Array, "batch outputs"], dict[str, Array]]:
+    """f and the fields of a batch, not centred."""
+    return jax.vmap(network)(x)
+
+
+def centred(program: Program, state: State, x: Float[Array, "batch ..."]) -> tuple[Float[Array, "batch outputs"], dict]:
+    """f - f_0 and the fields of a batch."""
+    f, fields = outputs(state.network, x)
+    return (f - outputs(state.start, x)[0] if program.centered else f), fields
+
+
+def targets(program: Program, f: Array, y: Array) -> tuple[Float[Array, "samples outputs"], Float[Array, "samples outputs"]]:
+    """f and y with an axis of samples and one of outputs; whole numbers y are places of the one among zeros."""
+    f = f.reshape(-1, f.shape[-1])
+    if jnp.issubdtype(y.dtype, jnp.integer):
+        return f, jax.nn.one_hot(y.ravel(), f.shape[-1])
+    return f, y.reshape(f.shape)
+
+
+def descent(program: Program, network: Any, gradient: Any, memory: Any) -> tuple[Any, Any]:
+    """G of every weight, and what the optimizer remembers (without one: the velocity, which `move` keeps)."""
+
+    def times(factor: Callable[[Any], float], gradient: Any) -> Any:
+        return jax.tree.map(lambda W, g: replace(g, value=factor(W) * g.value), network, gradient, is_leaf=is_weight)
+
+    transformation = _transformation(program.optimizer)
+    if transformation is None:
+        return times(lambda W: -W.scale.learning_rate, gradient), memory
+    if _like_adam(program.optimizer):
+        made, memory = transformation.update(times(lambda W: 1 / W.gradient_size, gradient), memory, network)
+        return times(lambda W: W.scale.learning_rate, made), memory
+    return transformation.update(times(lambda W: W.scale.learning_rate, gradient), memory, network)
+
+
+def step(
+    program: Program, training: Training, state: State, x: Array, y: Array, eta: Float[Array, ""]
+) -> tuple[State, Float[Array, ""]]:
+    """One network after one step, and the loss of the batch before it."""
+
+    def loss(network: Any) -> Float[Array, ""]:
+        f, _ = centred(program, state._replace(network=network), x)
+        return program.loss.of(*targets(program, f, y)).mean()
+
+    value, gradient = jax.value_and_grad(loss)(state.network)
+    G, memory = descent(program, state.network, gradient, state.memory)
+    plain = program.optimizer is None
+    leaves, tree = jax.tree.flatten(state.network)
+    velocities = jax.tree.leaves(memory) if plain else [None] * len(leaves)
+    moved = [
+        move(W, v, g, eta, training.momentum, program.nesterov, training.weight_decay)
+        for W, v, g in zip(leaves, velocities, jax.tree.leaves(G), strict=True)
+    ]
+    network = jax.tree.unflatten(tree, [W for W, _ in moved])
+    if plain:
+        memory = jax.tree.unflatten(tree, [v for _, v in moved])
+    return State(network, state.start, memory), value
+
+
+@partial(jax.jit, static_argnames="program", donate_argnames="state")
+def advance(
+    program: Program,
+    training: Training,
+    state: State,
+    x: Float[Array, "chunk batch ..."],
+    y: Array,
+    eta: Float[Array, "seeds chunk"],
+    num_steps: int,
+) -> tuple[State, Float[Array, "seeds chunk"]]:
+    """The ensemble after the first `num_steps` of a chunk of batches, and their losses; every seed has its learning rates."""
+
+    def one(state: State, eta: Float[Array, "chunk"]) -> tuple[State, Float[Array, "chunk"]]:
+        def body(t: Array, carry: tuple) -> tuple:
+            state, losses = carry
+            state, loss = step(program, training, state, x[t], y[t], eta[t])
+            return state, losses.at[t].set(loss)
+
+        return jax.lax.fori_loop(0, num_steps, body, (state, jnp.zeros(len(eta))))
+
+    return jax.vmap(one)(state, eta)
+
+
+class Feed:
+    """Batches, one look ahead."""
+
+    def __init__(self, batches: Iterable[Batch]):
+        self.source: Iterator[Batch] = iter(batches)
+        self.ahead: deque[Batch] = deque()
+
+    def next(self) -> Batch:
+        """The next batch, which stays the next."""
+        if not self.ahead:
+            self.ahead.append(next(self.source))
+        return self.ahead[0]
+
+    def take(self, n: int) -> Batch:
+        """The next n batches, stacked; CHUNK rows always (the last ones repeated), so that one program serves them all."""
+        taken = []
+        for _ in range(n):
+            self.next()
+            taken.append(self.ahead.popleft())
+        rows = [*taken, *(taken[-1],) * (CHUNK - n)]
+        return np.stack([x for x, _ in rows]), np.stack([y for _, y in rows])
+
+
+def shapes_of(problem: Problem) -> dict[str, Any]:
+    """What a network has to know of the data."""
+    task = problem.task
+    shape = task.input_shape if isinstance(task, Stream) else (task.input_dim,)
+    return {"input_shape": shape, "num_outputs": task.num_outputs}
+
+
+def batches(task: Task | Stream, training: GradientDescent, start: int = 0) -> Iterator[Batch]:
+    """The batches of steps start, start + 1, ..., the same for all networks."""
+    if isinstance(task, Stream):
+        return task.batches(training.batch_size or 1, start)
+    index, noise = training.batches_of(task.num_train, task.num_outputs)
+    y = task.y.reshape(task.num_train, -1)[index] + (0.0 if noise is None else noise)
+    X = task.X.astype(np.float32)
+    return ((X[rows], target.astype(np.float32)) for rows, target in zip(index[start:], y[start:], strict=True))
+
+
+def rates(training: GradientDescent, t: int) -> Float[np.ndarray, "chunk"]:
+    """Learning rates of the CHUNK steps from t on; zero after the last."""
+    return np.append(training.step_sizes[t : t + CHUNK], np.zeros(CHUNK))[:CHUNK].astype(np.float32)
+
+
+def program_of(form: Parameterization, training: GradientDescent, tokens: bool = False) -> Program:
+    """The Program of these settings."""
+    return Program(training.loss, form.centered, training.optimizer, training.nesterov, tokens)
+
+
+def _like_adam(optimizer: Any) -> bool:
+    return isinstance(optimizer, Adam) or (optimizer is not None and optimizer.like == "adam")
+
+
+def _transformation(optimizer: Any) -> Any:
+    """What optax does, with updates that are to be added; None for plain gradient descent."""
+    if optimizer is None:
+        return None
+    if isinstance(optimizer, Adam):
+        return optax.chain(optax.scale_by_adam(optimizer.b1, optimizer.b2, optimizer.epsilon), optax.scale(-1.0))
+    return optimizer.transformation

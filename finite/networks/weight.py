@@ -1,0 +1,86 @@
+"""Weights that know their row of the parameterization table, and the layers made of them.
+
+A network is a tree of `Weight`s (equinox modules). Its forward pass multiplies by `multiplier`, its optimizer reads
+`learning_rate` and `gradient_size`: no power of the width or of the depth stands anywhere else.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import Any
+
+import equinox as eqx
+import jax
+import jax.numpy as jnp
+from jaxtyping import Array, Float, Key
+
+from widthwise import Parameterization
+from widthwise.parameterization import LayerScale, Optimizer, Role
+
+
+class Weight(eqx.Module):
+    """An array that enters the network as `scale.multiplier * value`."""
+
+    value: Float[Array, "..."]
+    role: Role = eqx.field(static=True)
+    scale: LayerScale = eqx.field(static=True)
+    gradient_size: float = eqx.field(static=True)
+
+    def __call__(self) -> Float[Array, "..."]:
+        return self.scale.multiplier * self.value
+
+
+def is_weight(x: Any) -> bool:
+    return isinstance(x, Weight)
+
+
+@dataclass
+class Maker:
+    """Draws the weights of one network, one after the other, each from a stream of its own.
+
+    The normal draws depend on the key, the place in the order and the shape alone: all parameterizations start from the same.
+    """
+
+    form: Parameterization
+    optimizer: Optimizer
+    width: int
+    key: Key[Array, ""]
+    blocks: int | None = None
+    made: int = field(default=0, init=False)
+
+    def __call__(self, role: Role, shape: tuple[int, ...], fan_in: int, *, in_block: bool = False) -> Weight:
+        """A weight of this shape, each of whose outputs is a sum over `fan_in` numbers."""
+        where: dict[str, Any] = {"width": self.width, "fan_in": fan_in, "blocks": self.blocks if in_block else None}
+        scale = self.form.scale(role, optimizer=self.optimizer, **where)
+        value = scale.init_std * jax.random.normal(jax.random.fold_in(self.key, self.made), shape)
+        self.made += 1
+        return Weight(value, role, scale, self.form.gradient_size(role, **where))
+
+
+def dense(W: Weight, x: Float[Array, "*sites inputs"]) -> Float[Array, "*sites outputs"]:
+    """W x for W (outputs, inputs)."""
+    return W.scale.multiplier * (x @ W.value.T)
+
+
+def convolve(W: Weight, x: Float[Array, "height width channels"], stride: int = 1) -> Float[Array, "_ _ outputs"]:
+    """Cross-correlation with W (outputs, k, k, channels), zeros around, every `stride`-th site.
+
+    As one matrix product over the k^2 shifted images, which stays a batched product where there are many networks.
+    """
+    k, (height, width, _) = W.value.shape[1], x.shape
+    before = (k - 1) // 2
+    padded = jnp.pad(x, ((before, k - 1 - before), (before, k - 1 - before), (0, 0)))
+    shifted = [padded[i : i + height : stride, j : j + width : stride] for i in range(k) for j in range(k)]
+    return W.scale.multiplier * (jnp.concatenate(shifted, axis=-1) @ W.value.reshape(len(W.value), -1).T)
+
+
+def pool(x: Float[Array, "height width channels"]) -> Float[Array, "_ _ channels"]:
+    """Means over 2 x 2 sites; what is left over at the edges of odd sizes is dropped."""
+    height, width, channels = x.shape[0] // 2, x.shape[1] // 2, x.shape[2]
+    return x[: 2 * height, : 2 * width].reshape(height, 2, width, 2, channels).mean((1, 3))
+
+
+def normalize(x: Float[Array, "*sites channels"]) -> Float[Array, "*sites channels"]:
+    """Mean zero and mean square one over the channels of each site: layer norm, without parameters."""
+    x = x - x.mean(-1, keepdims=True)
+    return x / jnp.sqrt((x**2).mean(-1, keepdims=True) + 1e-6)

@@ -1,0 +1,464 @@
+"""Real networks: layers against other code, forms of one network, optimizers, widths and depths, ensembles that survive."""
+
+from __future__ import annotations
+
+import json
+import signal
+import subprocess
+import sys
+import time
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+import pytest
+
+import dmft
+import finite
+from finite import ensemble, mlp
+from finite.fit import recorded_steps
+from finite.networks import build, is_weight
+from finite.networks.weight import convolve, normalize, pool
+from widthwise import (
+    MLP,
+    Adam,
+    ConvNet,
+    GradientDescent,
+    Optax,
+    Parameterization,
+    Problem,
+    ResidualMLP,
+    ResNet,
+    Result,
+    Transformer,
+    Unsolved,
+    ViT,
+    data,
+    tasks,
+)
+from widthwise.data import Stream
+
+IMAGE, TOKENS = (8, 8, 3), (6,)
+NETWORKS: dict[str, tuple[Any, tuple[int, ...], int]] = {
+    "MLP": (MLP(2, "tanh", bias=0.5), (6,), 3),
+    "ResidualMLP": (ResidualMLP(3, "relu", block_depth=2), (6,), 3),
+    "ConvNet": (ConvNet(2), IMAGE, 3),
+    "ResNet": (ResNet((1, 1), norm=True), IMAGE, 3),
+    "Transformer": (Transformer(2, num_heads=2), TOKENS, 5),
+    "tied": (Transformer(1, head_dim=4, tied=True), TOKENS, 5),
+    "ViT": (ViT(1, patch=4, num_heads=2), IMAGE, 3),
+}
+
+
+def batch(name: str, size: int = 4, seed: int = 0) -> tuple[np.ndarray, np.ndarray]:
+    """(CHUNK, size, ...) batches of the network of this name, all of them the same."""
+    _, shape, C = NETWORKS[name]
+    rng = np.random.default_rng(seed)
+    tokens = shape == TOKENS
+    x = rng.integers(0, C, (size, *shape)) if tokens else rng.standard_normal((size, *shape)).astype(np.float32)
+    y = rng.integers(0, C, (size, *shape) if tokens else (size,))
+    return tuple(np.broadcast_to(a, (ensemble.CHUNK, *a.shape)) for a in (x, y))  # type: ignore[return-value]
+
+
+def trained(name: str, form: Parameterization, training: GradientDescent, width: int = 16, seeds: int = 2) -> np.ndarray:
+    """f after the steps of `training`, (seeds, size, ...)."""
+    noun, shape, C = NETWORKS[name]
+    keys = jax.random.split(jax.random.key(0), seeds)
+    state = ensemble.start(noun, form, training, keys, width=width, input_shape=shape, num_outputs=C)
+    program, (x, y) = ensemble.program_of(form, training), batch(name)
+    eta = np.broadcast_to(ensemble.rates(training, 0), (seeds, ensemble.CHUNK))
+    state, _ = ensemble.advance(program, ensemble.Training.of(training), state, x, y, eta, training.num_steps)
+    return np.asarray(jax.vmap(lambda s: ensemble.centred(program, s, x[0])[0])(state))
+
+
+# --- layers -------------------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(("kernel", "stride", "size"), [(3, 1, 8), (3, 2, 8), (1, 2, 7), (5, 1, 6), (2, 1, 5)])
+def test_convolution_is_that_of_xla(kernel: int, stride: int, size: int) -> None:
+    rng = np.random.default_rng(0)
+    W, x = rng.standard_normal((4, kernel, kernel, 3)), rng.standard_normal((size, size, 3))
+    network = build(
+        ConvNet(1, kernel=kernel), Parameterization(), width=4, input_shape=x.shape, num_outputs=1, key=jax.random.key(0)
+    )
+    weight = replace(network.W[0], value=jnp.asarray(W, jnp.float32))
+    before = (kernel - 1) // 2
+    expected = jax.lax.conv_general_dilated(
+        jnp.asarray(x[None], jnp.float32),
+        jnp.asarray(W.transpose(1, 2, 3, 0), jnp.float32),
+        (stride, stride),
+        [(before, kernel - 1 - before)] * 2,
+        dimension_numbers=("NHWC", "HWIO", "NHWC"),
+    )[0] / np.sqrt(3 * kernel**2)
+    got = convolve(weight, jnp.asarray(x, jnp.float32), stride)
+    np.testing.assert_allclose(got, expected, atol=1e-5)
+    assert kernel == 1 or not np.allclose(
+        convolve(replace(weight, value=weight.value[:, ::-1]), x, stride), expected, atol=1e-2
+    )
+
+
+def test_pool_and_normalize() -> None:
+    x = np.arange(5 * 4 * 2, dtype=float).reshape(5, 4, 2)
+    assert pool(x).shape == (2, 2, 2)
+    assert pool(x)[0, 0, 0] == x[:2, :2, 0].mean()
+    y = normalize(np.random.default_rng(0).standard_normal((3, 1000)) * 7 + 2)
+    np.testing.assert_allclose([y.mean(-1), (y**2).mean(-1)], [[0] * 3, [1] * 3], atol=1e-5)
+
+
+def test_decoder_sees_no_later_token_and_viewer_all_patches() -> None:
+    noun, shape, C = NETWORKS["Transformer"]
+    network: Any = build(noun, Parameterization(), width=16, input_shape=shape, num_outputs=C, key=jax.random.key(1))
+    x = np.array([0, 1, 2, 3, 4, 0])
+    later = np.array([0, 1, 2, 4, 0, 1])
+    (f, fields), (other, _) = network(x), network(later)
+    np.testing.assert_allclose(f[:3], other[:3], rtol=1e-6)
+    assert np.abs(f[3:] - other[3:]).max() > 1e-3
+    np.testing.assert_allclose(fields["attention1"].sum(-1), 1.0, rtol=1e-6)
+    assert np.abs(np.triu(fields["attention1"][0], 1)).max() == 0
+    noun, shape, C = NETWORKS["ViT"]
+    view: Any = build(noun, Parameterization(), width=16, input_shape=shape, num_outputs=C, key=jax.random.key(1))
+    image = np.random.default_rng(0).standard_normal(shape)
+    _, fields = view(image)
+    assert (np.asarray(fields["attention1"]) > 0).all()
+
+
+def test_dense_is_the_mlp_of_the_theory() -> None:
+    """Weights of the hand-written network put into the module: the same f after the same steps, SGD with momentum and decay."""
+    task = tasks.sphere(4, input_dim=6)
+    training = GradientDescent(0.3, 5, momentum=0.5, nesterov=True, weight_decay=0.1)
+    problem = Problem(MLP(2, "tanh", bias=0.5), Parameterization(1.5), task, training)
+    nets = finite.train(problem, width=16, num_seeds=1, seed=3, progress=False)
+    from finite.train import _scales
+
+    key = jax.random.fold_in(jax.random.key(3, impl="threefry2x32"), 0)
+    weights = mlp.init(key, _scales(problem, 16), width=16, input_dim=6, num_outputs=1, dtype=jnp.float32)
+    module: Any = build(problem.architecture, problem.parameterization, width=16, input_shape=(6,), num_outputs=1, key=key)
+    W = [replace(w, value=layer.W) for w, layer in zip(module.W, weights, strict=True)]
+    b = [replace(w, value=layer.b) for w, layer in zip(module.b, weights, strict=True)]
+    module = jax.tree.map(lambda x: x, module)
+    object.__setattr__(module, "W", W)
+    object.__setattr__(module, "b", b)
+    state = ensemble.State(module, module, jax.tree.map(jnp.zeros_like, module))
+    program, numbers = ensemble.program_of(problem.parameterization, training), ensemble.Training.of(training)
+    X, y = task.X.astype(np.float32), task.y.reshape(-1, 1).astype(np.float32)
+    for _ in range(5):
+        state, _ = jax.jit(ensemble.step, static_argnums=0)(program, numbers, state, X, y, 0.3)
+    f = ensemble.centred(program, state, X)[0][:, 0]
+    np.testing.assert_allclose(f, nets.samples.f[0, -1], atol=2e-5)
+    assert np.abs(f - nets.samples.f[0, -2]).max() > 1e-3
+
+
+# --- forms of one network -----------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("optimizer", [None, Adam(epsilon=0.1)], ids=["sgd", "adam"])
+@pytest.mark.parametrize("name", NETWORKS)
+def test_multipliers_and_table_are_one_network(name: str, optimizer: Any) -> None:
+    """mean_field and mup train alike; an epsilon that is seen, and decay, too."""
+    training = GradientDescent(0.5 if optimizer is None else 0.05, 3, "cross_entropy", weight_decay=0.1, optimizer=optimizer)
+    a, b = (trained(name, Parameterization(1.5, kind), training) for kind in ("mean_field", "mup"))
+    np.testing.assert_allclose(a, b, atol=2e-4 * np.abs(a).max())
+    other = trained(name, Parameterization(1.5, "ntk"), training)
+    assert np.abs(other - a).max() > 0.02 * np.abs(a).max()
+
+
+def test_adam_is_the_textbook() -> None:
+    """Three steps of a linear readout by hand."""
+    X, y = np.random.default_rng(0).standard_normal((2, 4, 3)).astype(np.float32)
+    x = X[:, :2]
+    optimizer = Adam(0.8, 0.9, 0.01)
+    training = GradientDescent(0.1, 3, weight_decay=0.2, optimizer=optimizer)
+    form = Parameterization(2.0, centered=False)
+    state = ensemble.start(
+        MLP(1, "linear"), form, training, jax.random.split(jax.random.key(0), 1), width=8, input_shape=(2,), num_outputs=3
+    )
+    one = jax.tree.map(lambda a: a[0], state)
+    W = [np.asarray(w.value, float) for w in one.network.W]
+    scale = [w.scale for w in one.network.W]
+    s = [w.gradient_size for w in one.network.W]
+    m, v = ([np.zeros_like(w) for w in W] for _ in range(2))
+    program, numbers = ensemble.program_of(form, training), ensemble.Training.of(training)
+    for t in range(1, 4):
+        a = [scale[0].multiplier, scale[1].multiplier]
+        h = a[0] * x @ W[0].T
+        e = (a[1] * h @ W[1].T - y) / 4
+        gradient = [a[0] * a[1] * (e @ W[1]).T @ x, a[1] * e.T @ h]
+        for i in (0, 1):
+            g = gradient[i] / s[i]
+            m[i] = 0.8 * m[i] + 0.2 * g
+            v[i] = 0.9 * v[i] + 0.1 * g**2
+            G = -scale[i].learning_rate * (m[i] / (1 - 0.8**t)) / (np.sqrt(v[i] / (1 - 0.9**t)) + 0.01)
+            W[i] = W[i] + 0.1 * (G - 0.2 * W[i])
+        one, _ = ensemble.step(program, numbers, one, x, y, 0.1)
+        for mine, theirs in zip(W, one.network.W, strict=True):
+            np.testing.assert_allclose(theirs.value, mine, rtol=2e-4, atol=1e-5)
+
+
+def test_own_optimizer() -> None:
+    """optax's SGD with momentum is ours; its Adam, like="adam", is ours too, and like="sgd" is not."""
+    settings: dict[str, Any] = {"eta0": 0.3, "num_steps": 4, "loss": "cross_entropy"}
+    ours = trained("MLP", Parameterization(), GradientDescent(**settings, momentum=0.5))
+    theirs = trained("MLP", Parameterization(), GradientDescent(**settings, optimizer=Optax(optax.sgd(1.0, 0.5), "sgd")))
+    np.testing.assert_allclose(ours, theirs, atol=1e-5)
+    settings["eta0"] = 0.05
+    ours = trained("MLP", Parameterization(), GradientDescent(**settings, optimizer=Adam(0.9, 0.99)))
+    adam = optax.adam(1.0, 0.9, 0.99, 1e-8)
+    theirs, wrong = (
+        trained("MLP", Parameterization(), GradientDescent(**settings, optimizer=Optax(adam, like)))  # type: ignore[arg-type]
+        for like in ("adam", "sgd")
+    )
+    np.testing.assert_allclose(ours, theirs, atol=1e-5)
+    assert np.abs(ours - wrong).max() > 0.1 * np.abs(ours).max()
+
+
+# --- widths and depths --------------------------------------------------------------------------------------------------------
+
+SGD, ADAM = {"eta0": 0.5}, {"eta0": 0.05, "optimizer": Adam()}
+CHECKS: dict[str, tuple[Any, dict[str, Any], Stream]] = {
+    "MLP": (MLP(2, "relu"), SGD, data.multi_index()),
+    "MLP, Adam": (MLP(2, "relu"), ADAM, data.multi_index()),
+    "ResidualMLP": (ResidualMLP(2, "relu"), SGD, data.multi_index()),
+    "ResidualMLP, Adam": (ResidualMLP(2, "relu"), ADAM, data.multi_index()),
+    "ConvNet": (ConvNet(2), SGD, data.shapes()),
+    "ConvNet, Adam": (ConvNet(2), ADAM, data.shapes()),
+    "ResNet": (ResNet((1, 1)), SGD, data.shapes()),
+    "ResNet, Adam": (ResNet((1, 1)), ADAM, data.shapes()),
+    "Transformer": (Transformer(1), SGD, data.text(context=16)),
+    "Transformer, Adam": (Transformer(1), ADAM, data.text(context=16)),
+    "ViT": (ViT(1), SGD, data.shapes()),
+    "ViT, Adam": (ViT(1), ADAM, data.shapes()),
+}
+FAST = ("MLP", "MLP, Adam", "ResidualMLP, Adam")
+
+
+def checked(name: str, **form: Any) -> finite.CoordinateCheck:
+    noun, settings, stream = CHECKS[name]
+    training = GradientDescent(
+        num_steps=4, batch_size=16, loss="mse" if stream.kind == "values" else "cross_entropy", **settings
+    )
+    problem = Problem(noun, Parameterization(**form), stream, training)
+    return finite.coordinate_check(problem, widths=(64, 256), num_seeds=8, progress=False)
+
+
+@pytest.mark.parametrize("name", [name if name in FAST else pytest.param(name, marks=pytest.mark.slow) for name in CHECKS])
+def test_updates_go_with_the_width_as_they_should(name: str) -> None:
+    """Flat in mean_field, N^-1/2 in ntk, growing in standard."""
+    mean_field = checked(name)
+    assert mean_field, str(mean_field)
+    lazy = checked(name, kind="ntk")
+    hidden = [field for field in lazy.fields if field != "f"]
+    assert lazy, str(lazy)
+    assert np.mean([lazy.slopes()[field][0] for field in hidden]) < -0.4
+    standard = checked(name, kind="standard")
+    assert max(slope for slope, _ in standard.slopes().values()) > 0.3, str(standard)
+    assert not standard
+
+
+@pytest.mark.parametrize(("alpha", "block_depth"), [(0.5, 1), (1.0, 2)])
+@pytest.mark.parametrize("settings", [SGD, ADAM], ids=["sgd", "adam"])
+def test_updates_do_not_go_with_the_depth(alpha: float, block_depth: int, settings: dict[str, Any]) -> None:
+    """Updates of the last field at depth 4 and 32: the same in depth-muP and CompleteP, larger where alpha = 0."""
+
+    def update(depth: int, alpha: float) -> float:
+        noun = ResidualMLP(depth, "tanh", block_depth)
+        training = GradientDescent(num_steps=3, batch_size=16, **settings | {"eta0": settings["eta0"] / 5})
+        problem = Problem(noun, Parameterization(alpha=alpha), data.multi_index(), training)
+        seen = finite.coordinate_check(problem, widths=(32, 64), num_seeds=4, progress=False)
+        return float(seen.update[1, :, seen.fields.index(f"h{depth + 1}")].mean())
+
+    assert 0.7 < update(24, alpha) / update(4, alpha) < 1.4
+    assert not 0.5 < update(24, 0.0) / update(4, 0.0) < 2.0
+
+
+def test_updates_against_the_limit() -> None:
+    """What dmft says |h(T) - h(0)| is at infinite width: networks of width 512 are there, at another gamma0 they are not."""
+    problem = Problem(MLP(2, "tanh"), Parameterization(1.0), tasks.sphere(4, input_dim=8), GradientDescent(0.5, 8))
+    theory = dmft.solve(problem, save=["update_size"], progress=False)
+    seen = finite.coordinate_check(problem, widths=(128, 512), num_seeds=32, theory=theory, progress=False)
+    for name, (limit, error) in seen.limit.items():
+        here = seen.update[1, :, seen.fields.index(name)]
+        sem = here.std(ddof=1) / np.sqrt(len(here))
+        assert abs(here.mean() - limit) < 4 * np.hypot(sem, error) + 0.02 * limit  # a bias of order 1/N
+        assert 4 * np.hypot(sem, error) + 0.02 * limit < 0.1 * limit
+    assert "limit" in str(seen)
+    other = finite.coordinate_check(problem.replace(gamma0=1.3), widths=(128, 512), num_seeds=32, progress=False)
+    assert all(other.update[1, :, other.fields.index(name)].mean() > 1.1 * limit for name, (limit, _) in seen.limit.items())
+    with pytest.raises(ValueError, match="of the same problem"):
+        finite.coordinate_check(problem.replace(gamma0=1.3), widths=(16, 32), theory=theory, progress=False)
+
+
+# --- training -----------------------------------------------------------------------------------------------------------------
+
+
+def a_problem(**changes: Any) -> Problem:
+    training = GradientDescent(0.3, 20, batch_size=8, momentum=0.5)
+    return Problem(ResidualMLP(2, "relu"), Parameterization(), data.multi_index(), training).replace(**changes)
+
+
+def run(problem: Problem, **settings: Any) -> Result:
+    return finite.train(problem, **{"width": 16, "num_seeds": 3, "num_probes": 8, "progress": False} | settings)
+
+
+def test_a_network_does_not_depend_on_its_company() -> None:
+    three, five = run(a_problem()), run(a_problem(), num_seeds=5)
+    assert np.array_equal(three.samples.f, five.samples.f[:3])
+    assert three.mean.f.shape == (len(three.mean.steps), 8)
+    assert np.abs(three.samples.f[:, 0]).max() == 0  # centred
+    assert not np.array_equal(run(a_problem(), seed=1).samples.f, three.samples.f)
+
+
+def test_recorded_where_asked() -> None:
+    """What is recorded at a step does not depend on where else one looks; names of `save` at the kept steps."""
+    few = run(a_problem(), record=[5, 17], save=["update_size", "kernels", "h"], save_kernels=[5])
+    every = run(a_problem(), record=range(21))
+    assert few.mean.steps.tolist() == [0, 5, 17, 20]
+    assert np.array_equal(few.samples.f, every.samples.f[:, [0, 5, 17, 20]])
+    assert np.array_equal(few.samples.loss, every.samples.loss[:, [0, 5, 17, 20]])
+    assert few.samples["h/h3"].shape == (3, 1, 8, 16)
+    h, K = few.samples["h/h3"][0, 0], few.samples["kernels/h3"][0, 0]
+    np.testing.assert_allclose(K, h @ h.T / 16, rtol=1e-4, atol=1e-5)
+    assert few.samples["update_size/h3"].shape == (3, 1)
+    assert recorded_steps(1000, None).tolist()[:3] == [0, 1, 2]
+    with pytest.raises(ValueError, match=r"record must be whole numbers in 0 ... 20"):
+        run(a_problem(), record=[21])
+
+
+def test_task_and_stream_of_it_train_alike() -> None:
+    """Full-batch Adam on a Task is that on a stream whose every batch is the task."""
+    task = tasks.sphere(4, 2, input_dim=6)
+    training = GradientDescent(0.05, 5, optimizer=Adam())
+    of_task = run(Problem(ResidualMLP(1), Parameterization(), task, training), record=range(6))
+
+    def source(batch_size: int, start: int) -> Any:
+        while True:
+            yield task.X, task.y[:, None]
+
+    assert task.X_test is not None
+    points = (task.X_all, np.concatenate([task.y, task.y_test])[:, None])
+    stream = Stream("task", (6,), 1, "values", source, lambda n: points)
+    of_stream = run(
+        Problem(ResidualMLP(1), Parameterization(), stream, replace(training, batch_size=4)), record=range(6), num_probes=6
+    )
+    np.testing.assert_allclose(of_task.samples.f, of_stream.samples.f, atol=1e-6)
+    assert np.abs(of_task.samples.f[:, 1:]).min() > 0
+
+
+def test_diverging_networks_say_so_and_leave_the_others_alone() -> None:
+    """At a rate at the edge some networks blow up: their neighbours are those of any other company."""
+    with pytest.raises(Unsolved, match=r"diverged, by step \d+: lower eta0"):
+        run(a_problem(eta0=1e4))
+    edge = a_problem(eta0=60.0, batch_size=2, num_steps=60)
+    result = run(edge, num_seeds=16, throw=False)
+    finite_ones = np.isfinite(result.samples.f).all((1, 2))
+    again = run(edge, num_seeds=4, throw=False)
+    assert np.array_equal(result.samples.f[:4], again.samples.f, equal_nan=True)
+    assert finite_ones.any() or not result.status.ok
+
+
+def test_log_is_json_lines(tmp_path: Path) -> None:
+    result = run(a_problem(), log=tmp_path / "log.jsonl")
+    lines = [json.loads(line) for line in (tmp_path / "log.jsonl").read_text().splitlines()]
+    assert [line["step"] for line in lines] == result.mean.steps.tolist()
+    np.testing.assert_allclose([line["test_loss"] for line in lines], result.samples.test_loss.T, rtol=1e-6)
+
+
+SCRIPT = """
+import sys
+from pathlib import Path
+from tests.test_networks import a_problem, run
+from widthwise import checkpoint
+checkpoint.SECONDS = 0.0
+run(a_problem(num_steps=4000), record=range(0, 4001, 100), checkpoint=Path(sys.argv[1])).save(sys.argv[2])
+"""
+
+
+def test_killed_and_resumed_gives_the_same_bits(tmp_path: Path) -> None:
+    whole = run(a_problem(num_steps=4000), record=range(0, 4001, 100))
+    file, out = tmp_path / "run.ckpt", tmp_path / "out.npz"
+    command = [sys.executable, "-c", SCRIPT, str(file), str(out)]
+    process = subprocess.Popen(command)
+    for _ in range(1200):
+        if file.exists() or process.poll() is not None:
+            break
+        time.sleep(0.05)
+    time.sleep(0.1)
+    assert process.poll() is None, "it ended before it could be killed: take more steps"
+    process.send_signal(signal.SIGKILL)
+    process.wait()
+    assert file.exists()
+    assert not out.exists()
+    subprocess.run(command, check=True)
+    problem = a_problem(num_steps=4000)
+    resumed = Result.load(out, stream=problem.task)
+    assert np.array_equal(resumed.samples.f, whole.samples.f)
+    assert np.array_equal(resumed.samples.loss, whole.samples.loss)
+    assert not file.exists()
+
+
+def test_save_and_load(tmp_path: Path) -> None:
+    problem = a_problem(
+        training=GradientDescent(0.05, 4, batch_size=8, optimizer=Adam(b2=0.9)), architecture=ResidualMLP(2, "gelu")
+    )
+    result = run(problem)
+    path = result.save(tmp_path / "run")
+    assert Result.load(path, stream=problem.task).problem.fingerprint() == problem.fingerprint()
+    with pytest.raises(ValueError, match=r"pass it: Result\.load"):
+        Result.load(path)
+    with pytest.raises(ValueError, match="another one was passed"):
+        Result.load(path, stream=data.multi_index(seed=5))
+
+
+# --- bad input ----------------------------------------------------------------------------------------------------------------
+
+STREAM = data.multi_index()
+TRAINING = GradientDescent(0.1, 5, batch_size=4)
+BAD: dict[str, tuple[Any, str]] = {
+    "image net on vectors": (lambda: Problem(ConvNet(2), Parameterization(), STREAM, TRAINING), "takes images"),
+    "decoder on images": (lambda: Problem(Transformer(2), Parameterization(), data.shapes(), TRAINING), "takes tokens"),
+    "conv on a task": (lambda: Problem(ConvNet(2), Parameterization(), tasks.sphere(4), TRAINING), "takes a Stream"),
+    "full batch of a stream": (lambda: a_problem(batch_size=None), "needs a batch_size"),
+    "classes with mse": (lambda: Problem(ConvNet(2), Parameterization(), data.shapes(), TRAINING), "cross_entropy"),
+    "patches": (lambda: Problem(ViT(1, patch=5), Parameterization(), data.shapes(), TRAINING), "patch=5 must divide"),
+    "two ways of heads": (lambda: Transformer(2, num_heads=2, head_dim=8), "not both"),
+    "heads and width": (
+        lambda: run(
+            Problem(
+                Transformer(1, num_heads=3), Parameterization(), data.text(context=8), replace(TRAINING, loss="cross_entropy")
+            )
+        ),
+        "num_heads=3 must divide the width",
+    ),
+    "alpha": (lambda: Parameterization(alpha=0.3), "at least 1/2"),
+    "optimizer": (lambda: GradientDescent(0.1, 5, optimizer="adam"), "must be None, Adam"),
+    "momentum of Adam": (lambda: GradientDescent(0.1, 5, momentum=0.9, optimizer=Adam()), "momentum belongs to plain"),
+    "b1": (lambda: Adam(b1=1.0), "b1 must be below 1"),
+    "like": (lambda: Optax(optax.sgd(1.0), "lion"), "like must be one of"),  # type: ignore[arg-type]
+    "save": (lambda: run(a_problem(), save=["sharpness"]), "save must be one of 'update_size'"),
+    "too many probes": (lambda: finite.coordinate_check(a_problem(), widths=[8]), "at least two"),
+    "theory of a real network": (lambda: dmft.solve(a_problem()), "finite.train"),
+}
+
+
+@pytest.mark.parametrize("case", BAD)
+def test_bad_input(case: str) -> None:
+    make, says = BAD[case]
+    with pytest.raises(ValueError, match=says):
+        make()
+
+
+def test_memory_is_asked_for_first() -> None:
+    with pytest.raises(MemoryError, match=r"needs about .* memory=1e\+06 allows"):
+        run(a_problem(), width=512, memory=1e6)
+
+
+def test_weights_know_their_row() -> None:
+    """Every array of every network is a Weight."""
+    for noun, shape, C in NETWORKS.values():
+        network = build(noun, Parameterization(), width=16, input_shape=shape, num_outputs=C, key=jax.random.key(0))
+        leaves = jax.tree.leaves(network, is_leaf=is_weight)
+        assert leaves
+        assert all(is_weight(leaf) for leaf in leaves)
