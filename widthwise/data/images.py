@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 
 from widthwise import check
 from widthwise.data.files import AnyPath, damaged, existing, reading, stamp
-from widthwise.data.stream import Batch, Rows, Stream, shuffled
+from widthwise.data.stream import Rows, Stream, shuffled
 
 Scale = tuple[tuple[float, ...], tuple[float, ...]]
 
@@ -80,7 +80,8 @@ def mnist(folder: AnyPath, *, seed: int = 0, epochs: int | None = None) -> Strea
     if len(shapes) > 1:
         raise damaged(files[2], f"its images must have the size of those of {files[0].name}, got {sorted(shapes)}")
     settings = {"files": stamp(files), "scale": MNIST}
-    return shuffled(*parts, seed, epochs, settings=settings, **image_fields("mnist", (*shapes.pop(), 1), 10))
+    train, test = parts
+    return shuffled(train, test, seed, epochs, settings=settings, **image_fields("mnist", (*shapes.pop(), 1), 10))
 
 
 def _gray(x: NDArray[np.uint8], y: NDArray[np.int32]) -> Rows:

@@ -115,7 +115,7 @@ class Stream:
 
     def _check(self, batch: Batch, size: int, where: str) -> Batch:
         with np.errstate(over="ignore"):  # what overflows float32 is refused below
-            x, y = (np.asarray(a).astype(t, copy=False) for a, t in zip(batch, TYPES[self.kind], strict=True))
+            x, y = (np.asarray(batch[i]).astype(TYPES[self.kind][i], copy=False) for i in (0, 1))
         y_shape = {"classes": (size,), "tokens": (size, *self.input_shape), "values": (size, self.num_outputs)}[self.kind]
         if x.shape != (size, *self.input_shape) or y.shape != y_shape:
             raise ValueError(
