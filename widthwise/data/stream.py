@@ -114,27 +114,30 @@ class Stream:
         return self._check(self.held_out(num_points), num_points, "the probe")
 
     def _check(self, batch: Batch, size: int, where: str) -> Batch:
-        with np.errstate(over="ignore"):  # what overflows float32 is refused below
-            x, y = (np.asarray(batch[i]).astype(TYPES[self.kind][i], copy=False) for i in (0, 1))
-        y_shape = {"classes": (size,), "tokens": (size, *self.input_shape), "values": (size, self.num_outputs)}[self.kind]
-        if x.shape != (size, *self.input_shape) or y.shape != y_shape:
+        x_shape = (size, *self.input_shape)
+        y_shape = {"classes": (size,), "tokens": x_shape, "values": (size, self.num_outputs)}[self.kind]
+        x_type, y_type = TYPES[self.kind]
+        return self._array("x", batch[0], x_shape, x_type, where), self._array("y", batch[1], y_shape, y_type, where)
+
+    def _array(self, name: str, value: Any, shape: tuple[int, ...], dtype: type, where: str) -> NDArray[Any]:
+        a = np.asarray(value)
+        if a.shape != shape:
+            raise ValueError(f"{where} of {self.name} must have {name} of shape {shape}, got {a.shape}.")
+        if dtype is np.int32:
+            if not np.issubdtype(a.dtype, np.integer) or a.min() < 0 or a.max() >= self.num_outputs:
+                raise ValueError(
+                    f"{where} of {self.name} must have whole numbers {name} in 0 ... {self.num_outputs - 1}, got {a.dtype} in "
+                    f"{a.min()} ... {a.max()}. Count from 0, or raise num_outputs."
+                )
+            return a.astype(dtype, copy=False)
+        with np.errstate(over="ignore"):  # what overflows float32 is refused, too
+            out = a.astype(dtype, copy=False)
+        if not np.isfinite(out).all():
             raise ValueError(
-                f"{where} of {self.name} must have x of shape {(size, *self.input_shape)} and y of shape {y_shape}, "
-                f"got {x.shape} and {y.shape}. Every sample needs the input_shape of the stream."
+                f"{where} of {self.name} has NaN or infinite entries of {name}, the first in sample "
+                f"{int(np.argwhere(~np.isfinite(out))[0, 0])}. Remove those samples or fill the gaps."
             )
-        for name, a in (("x", x), ("y", y)):
-            if not np.isfinite(a).all():
-                first = int(np.argwhere(~np.isfinite(a))[0, 0])
-                raise ValueError(
-                    f"{where} of {self.name} has NaN or infinite entries of {name}, the first in sample {first}. "
-                    "Remove those samples or fill the gaps."
-                )
-            if a.dtype == np.int32 and (a.min() < 0 or a.max() >= self.num_outputs):
-                raise ValueError(
-                    f"{where} of {self.name} must have {name} in 0 ... {self.num_outputs - 1}, got {a.min()} ... {a.max()}. "
-                    "Count classes from 0, or raise num_outputs."
-                )
-        return x, y
+        return out
 
     def fingerprint(self) -> str:
         """Sixteen hex digits of name, shapes and settings; of data sets it reads names and sizes of files, not every byte."""
@@ -191,8 +194,11 @@ def endless(
     probe: Callable[[np.random.Generator, int], Batch] | None = None,
     **fields: Any,
 ) -> Stream:
-    """Batch t is draw(generator of (seed, t), batch_size); probe point i is probe(generator of its own, 1)."""
-    probe = probe or draw
+    """Batch t is draw(generator of (seed, t), batch_size); probe point i is probe(generator of i, 1).
+
+    Without a `probe` that is draw(generator of (seed, i), 1), independent of every batch.
+    """
+    one, probe_seed = (draw, seed) if probe is None else (probe, 0)
 
     def source(batch_size: int, start: int) -> Generator[Batch, None, int]:
         while True:
@@ -200,7 +206,7 @@ def endless(
             start += 1
 
     def held_out(number: int) -> Batch:
-        points = [probe(generator(seed, 0, i), 1) for i in range(number)]
+        points = [one(generator(probe_seed, 0, i), 1) for i in range(number)]
         return np.concatenate([x for x, _ in points]), np.concatenate([y for _, y in points])
 
     return Stream(source=source, held_out=held_out, settings={**settings, "seed": seed}, **fields)
