@@ -131,7 +131,7 @@ class Stream:
                 )
             return a.astype(dtype, copy=False)
         with np.errstate(over="ignore"):  # what overflows float32 is refused, too
-            out = a.astype(dtype, copy=False)
+            out: NDArray[Any] = a.astype(dtype, copy=False)
         if not np.isfinite(out).all():
             raise ValueError(
                 f"{where} of {self.name} has NaN or infinite entries of {name}, the first in sample "
