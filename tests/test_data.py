@@ -438,7 +438,7 @@ DAMAGE: list[tuple[str, str, Callable[[Path], None], str]] = [
     ("mnist", "t10k-labels-idx1-ubyte", overwrite(b"\x00\x00\x08\x03"), "magic number must be 2049, got 2051"),
     ("mnist", "train-images-idx3-ubyte", cut_short, "header says 20 x 28 x 28 bytes, got"),
     ("mnist", "train-images-idx3-ubyte", rewrite(b"\x00\x00\x08\x03\x00"), "header must have 16 bytes, got 5"),
-    ("mnist", "train-labels-idx1-ubyte", overwrite(b"\x0b", 9), "got 0 ... 11"),
+    ("mnist", "train-labels-idx1-ubyte", overwrite(b"\x0b", 9), r"\.\.\. 11"),
     ("mnist", "t10k-labels-idx1-ubyte", rewrite(struct.pack(">2I", 2049, 2) + b"\x01\x02"), "label for each of the 10 images"),
     (
         "mnist",
@@ -545,7 +545,7 @@ def test_a_pickle_that_calls_anything_is_refused(tmp_path: Path) -> None:
             return os.mkdir, (str(tmp_path / "owned"),)
 
     write_cifar10(tmp_path, "pickle")
-    content = pickle.dumps({b"data": Malicious(), b"labels": []}, protocol=2)
+    content = pickle.dumps({"data": Malicious(), "labels": []}, protocol=2)
     (tmp_path / "data_batch_2").write_bytes(content)
     with pytest.raises(
         ValueError, match=r"data_batch_2 cannot be read: it asks for \w+\.mkdir, and only numpy arrays are allowed"
@@ -800,8 +800,8 @@ def long_c4(folder: Path, times: int) -> Callable[[], object]:
 
 
 def long_cifar5m(folder: Path, times: int) -> Callable[[], object]:
-    write_cifar5m(folder, (1100 * times, 5))
-    return lambda: exhaust(data.cifar5m(folder).batches(100))
+    write_cifar5m(folder, (2200 * times, 5))
+    return lambda: exhaust(data.cifar5m(folder).batches(128))
 
 
 def long_wikitext(folder: Path, times: int) -> Callable[[], object]:
@@ -825,14 +825,14 @@ def long_synthetic(folder: Path, times: int) -> Callable[[], object]:
 
 @pytest.mark.parametrize("long", [long_c4, long_cifar5m, long_wikitext, long_text, long_cifar10, long_synthetic])
 def test_memory_does_not_grow(long: Callable[[Path, int], Callable[[], object]], tmp_path: Path) -> None:
-    """Ten times the data within 100 kB: an index (8 bytes) and a label per image are all that may grow."""
+    """Ten times the data (megabytes more) within 200 kB: an index and a label per image are all that may grow."""
     peaks = []
     for times in (1, 10):
         (folder := tmp_path / str(times)).mkdir()
         read = long(folder, times)
         read()  # what is imported or cached the first time
         peaks.append(peak(read))
-    assert peaks[1] < peaks[0] + 100_000, peaks
+    assert peaks[1] < peaks[0] + 200_000, peaks
 
 
 def test_memory_that_grows_is_seen(tmp_path: Path) -> None:
@@ -841,8 +841,8 @@ def test_memory_that_grows_is_seen(tmp_path: Path) -> None:
     for times in (1, 10):
         write_c4(tmp_path, 300 * times)
         stream = data.c4(tmp_path / "c4-train.00000.json.gz", num_held_out=10)
-        peaks.append(peak(partial(first, stream, 80 * times, 8)))
-    assert peaks[1] > peaks[0] + 100_000, peaks
+        peaks.append(peak(partial(first, stream, 70 * times, 8)))
+    assert peaks[1] > peaks[0] + 200_000, peaks
 
 
 def test_the_page_runs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:

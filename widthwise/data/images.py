@@ -29,7 +29,11 @@ ENDINGS = {".jpeg", ".jpg", ".png"}
 def normalised(pixels: NDArray[np.uint8], scale: Scale) -> NDArray[np.float32]:
     """(B, H, W, C) bytes -> (p / 255 - mean) / std per channel."""
     mean, std = np.array(scale, np.float32)
-    return (pixels.astype(np.float32) / np.float32(255) - mean) / std
+    out = pixels.astype(np.float32)
+    out /= 255
+    out -= mean
+    out /= std
+    return out
 
 
 def label_check(path: Path, labels: Any, num_classes: int) -> NDArray[np.int32]:
@@ -140,7 +144,7 @@ def image_folder(folder: AnyPath, size: int = 224, *, seed: int = 0, epochs: int
         Stream('image folder', classes, (8, 8, 3) -> 2)
     """
     try:
-        from PIL import Image, ImageOps
+        from PIL import Image
     except ImportError as error:
         raise ImportError("image_folder needs Pillow to decode images: pip install pillow") from error
     check.count("size", size)
@@ -162,7 +166,10 @@ def image_folder(folder: AnyPath, size: int = 224, *, seed: int = 0, epochs: int
 
     def pixels(path: Path) -> NDArray[np.uint8]:
         with reading(path), Image.open(path) as image:
-            return np.asarray(ImageOps.fit(image.convert("RGB"), (size, size), Image.Resampling.BILINEAR))
+            side = min(image.size)
+            left, upper = ((full - side) // 2 for full in image.size)
+            square = image.convert("RGB").crop((left, upper, left + side, upper + side))
+            return np.asarray(square.resize((size, size), Image.Resampling.BILINEAR))
 
     def rows(paths: list[Path]) -> Rows:
         label = np.array([number[path.parent.name] for path in paths])
