@@ -1,0 +1,228 @@
+"""Streams of CIFAR-10, in both of its formats, and of CIFAR-5m, part by part."""
+
+from __future__ import annotations
+
+import pickle
+import zipfile
+from collections.abc import Generator, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import IO, Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from widthwise.data.files import AnyPath, damaged, existing, reading, stamp
+from widthwise.data.images import Scale, image_fields, label_check, normalised
+from widthwise.data.stream import Batch, Rows, Stream, in_order, shuffled
+
+CIFAR: Scale = (0.4914, 0.4822, 0.4465), (0.2470, 0.2435, 0.2616)
+"""Mean and standard deviation per channel of CIFAR-10's training images, pixels in 0 ... 1; also used for CIFAR-5m."""
+
+BLOCK = 512
+"""Images of CIFAR-5m that are in memory at a time, 1.5 MB."""
+
+
+def cifar10(folder: AnyPath, *, seed: int = 0, epochs: int | None = None) -> Stream:
+    """CIFAR-10: images (32, 32, 3), ten classes; the test batch is held out.
+
+    Args:
+        folder: with data_batch_1 ... data_batch_5 and test_batch (of cifar-10-python.tar.gz; held in memory as bytes), or
+            the same with .bin (of cifar-10-binary.tar.gz; mapped into memory).
+        seed: of the order.
+        epochs: how often each image comes; 1 is one pass, None goes on for ever.
+
+    Raises:
+        FileNotFoundError: a file is missing.
+        ValueError: a file is cut short or damaged, has a label that is none, or a pickle of more than arrays.
+
+    Example:
+        >>> try:
+        ...     cifar10("nowhere")
+        ... except FileNotFoundError as error:
+        ...     print(error)
+        nowhere/data_batch_1 is missing. Unpack cifar-10-python.tar.gz or cifar-10-binary.tar.gz and pass its folder.
+    """
+    cure = "Unpack cifar-10-python.tar.gz or cifar-10-binary.tar.gz and pass its folder."
+    binary = (Path(folder) / "data_batch_1.bin").exists()
+    names = [f"{name}.bin" if binary else name for name in (*(f"data_batch_{i}" for i in range(1, 6)), "test_batch")]
+    files = [existing(Path(folder) / name, cure) for name in names]
+    parts = [(_cifar_bin if binary else _cifar_pickle)(file) for file in files]
+    settings = {"files": stamp(files), "scale": CIFAR}
+    train, test = _planes(parts[:-1]), _planes(parts[-1:])
+    return shuffled(train, test, seed, epochs, settings=settings, **image_fields("cifar10", (32, 32, 3), 10))
+
+
+def _planes(parts: list[Batch]) -> Rows:
+    """Rows of several (n, 3072) arrays of red, green and blue planes, and their labels."""
+    ends = np.cumsum([len(y) for _, y in parts])
+    labels = np.concatenate([y for _, y in parts])
+
+    def at(rows: NDArray[np.int64]) -> Batch:
+        part = np.searchsorted(ends, rows, side="right")
+        x = np.stack([parts[p][0][row - ends[p]] for p, row in zip(part, rows, strict=True)])  # counted from the end
+        return normalised(x.reshape(-1, 3, 32, 32).transpose(0, 2, 3, 1), CIFAR), labels[rows]
+
+    return Rows(int(ends[-1]), at)
+
+
+def _cifar_bin(path: Path) -> Batch:
+    size = path.stat().st_size
+    if size == 0 or size % 3073:
+        raise damaged(path, f"its size must be a multiple of 3073 bytes (a label and 3072 pixels), got {size}")
+    rows = np.memmap(path, np.uint8, "r").reshape(-1, 3073)
+    return rows[:, 1:], label_check(path, rows[:, 0], 10)
+
+
+def _cifar_pickle(path: Path) -> Batch:
+    with path.open("rb") as file:
+        try:
+            batch = _ArraysOnly(file, encoding="bytes").load()
+        except Exception as error:  # a damaged pickle fails in any way at all
+            raise damaged(path, str(error).rstrip(".") or type(error).__name__) from error
+    if not isinstance(batch, dict) or not {b"data", b"labels"} <= batch.keys():
+        raise damaged(path, "it must hold a dictionary with data and labels")
+    x, y = batch[b"data"], label_check(path, batch[b"labels"], 10)
+    if not isinstance(x, np.ndarray) or x.dtype != np.uint8 or x.shape != (len(y), 3072) or not len(y):
+        got = f"{x.dtype} of shape {x.shape}" if isinstance(x, np.ndarray) else type(x).__name__
+        raise damaged(path, f"data must be bytes of shape ({len(y)}, 3072), got {got}")
+    return x, y
+
+
+class _ArraysOnly(pickle.Unpickler):
+    """Unpickles numbers, strings, lists, dictionaries and numpy arrays; a file cannot make it call anything else."""
+
+    ALLOWED = {  # noqa: RUF012
+        ("numpy", "ndarray"): np.ndarray,
+        ("numpy", "dtype"): np.dtype,
+        ("numpy.core.multiarray", "_reconstruct"): np.empty(0).__reduce__()[0],
+    }
+
+    def find_class(self, module: str, name: str) -> Any:
+        if (module, name) not in self.ALLOWED:
+            raise pickle.UnpicklingError(f"it asks for {module}.{name}, and only numpy arrays are allowed")
+        return self.ALLOWED[module, name]
+
+
+def cifar5m(folder: AnyPath) -> Stream:
+    """One pass over CIFAR-5m in the order of its files: images (32, 32, 3), ten classes.
+
+    Normalised as CIFAR-10 is. Of several parts the last is held out, of a single one its first tenth. Restarting skips whole
+    parts without reading them.
+
+    Args:
+        folder: with cifar5m_part0.npz ... cifar5m_part5.npz, or the first few of them.
+
+    Raises:
+        FileNotFoundError: there is no part.
+        ValueError: a part in between is missing; a file is cut short or damaged, or has a label that is none.
+        EndOfStream: after the last whole batch.
+
+    Example:
+        >>> import tempfile
+        >>> with tempfile.TemporaryDirectory() as folder:
+        ...     for part in range(2):
+        ...         images = np.full((20, 32, 32, 3), 100 * part, np.uint8)
+        ...         np.savez(f"{folder}/cifar5m_part{part}.npz", X=images, Y=np.arange(20) % 10)
+        ...     stream = cifar5m(folder)
+        ...     stream, next(stream.batches(4))[1].tolist()
+        (Stream('cifar5m', classes, (32, 32, 3) -> 10), [0, 1, 2, 3])
+    """
+    files = sorted(Path(folder).glob("cifar5m_part[0-9].npz"))
+    if not files:
+        raise FileNotFoundError(
+            f"{Path(folder)} has no cifar5m_part0.npz. Download the parts of CIFAR-5m and pass their folder."
+        )
+    if missing := {f"cifar5m_part{i}.npz" for i in range(int(files[-1].stem[-1]))} - {file.name for file in files}:
+        raise ValueError(f"{Path(folder)} must have every part up to the last, but {min(missing)} is missing. Download it.")
+    sizes = [_size(file) for file in files]
+    if len(files) > 1:
+        train, skip, num_held_out = files[:-1], 0, sizes.pop()
+    else:
+        train, skip = files, max(sizes[0] // 10, 1)
+        num_held_out = skip
+
+    def blocks(first: int) -> Generator[Batch, None, int]:
+        at = first + skip
+        for file, size in zip(train, sizes, strict=True):
+            if at < size:
+                yield from _images(file, at)
+            at = max(at - size, 0)
+        return sum(sizes) - skip
+
+    def held_out(number: int) -> Batch:
+        parts: list[Batch] = []
+        for part in _images(files[-1], 0):
+            parts.append(part)
+            if sum(len(y) for _, y in parts) >= number:
+                break
+        return np.concatenate([x for x, _ in parts])[:number], np.concatenate([y for _, y in parts])[:number]
+
+    return in_order(
+        blocks,
+        held_out,
+        num_held_out=num_held_out,
+        settings={"files": stamp(files), "scale": CIFAR},
+        **image_fields("cifar5m", (32, 32, 3), 10),
+    )
+
+
+def _size(path: Path) -> int:
+    """Number of images, from the headers alone."""
+    with (
+        reading(path),
+        zipfile.ZipFile(path) as archive,
+        _member(path, archive, "X", (32, 32, 3)) as (_, number, _),
+        _member(path, archive, "Y", ()) as (_, labels, _),
+    ):
+        if number != labels:
+            raise damaged(path, f"it must have a label for each of {number} images, got {labels}")
+        return number
+
+
+def _images(path: Path, first: int) -> Iterator[Batch]:
+    """Images and labels `first`, `first` + 1, ... of one part, a block at a time."""
+    with (
+        reading(path),
+        zipfile.ZipFile(path) as archive,
+        _member(path, archive, "X", (32, 32, 3)) as (pixels, number, _),
+        _member(path, archive, "Y", ()) as (labels, _, label_type),
+    ):
+        pixels.seek(first * 3072, 1)
+        labels.seek(first * label_type.itemsize, 1)
+        for at in range(first, number, BLOCK):
+            size = min(BLOCK, number - at)
+            x, y = pixels.read(size * 3072), labels.read(size * label_type.itemsize)
+            if len(x) < size * 3072 or len(y) < size * label_type.itemsize:
+                raise damaged(path, f"it ends before image {at + size} of {number}")
+            images = np.frombuffer(x, np.uint8).reshape(size, 32, 32, 3)
+            yield normalised(images, CIFAR), label_check(path, np.frombuffer(y, label_type), 10)
+
+
+@contextmanager
+def _member(
+    path: Path, archive: zipfile.ZipFile, name: str, shape: tuple[int, ...]
+) -> Iterator[tuple[IO[bytes], int, np.dtype]]:
+    """The array `name` of an npz file, open at its first byte, with its length and type; its rows must have that shape."""
+    if f"{name}.npy" not in archive.namelist():
+        raise damaged(path, f"it must hold an array {name}, got {', '.join(archive.namelist())}")
+    with archive.open(f"{name}.npy") as file:
+        try:
+            version = np.lib.format.read_magic(file)
+            read = np.lib.format.read_array_header_1_0 if version == (1, 0) else np.lib.format.read_array_header_2_0
+            full, fortran, dtype = read(file)
+        except ValueError as error:
+            raise damaged(path, f"{name}: {error}") from error
+        kinds = "u" if shape else "iu"
+        if (
+            fortran
+            or full[1:] != shape
+            or len(full) != len(shape) + 1
+            or dtype.kind not in kinds
+            or (shape and dtype.itemsize != 1)
+        ):
+            wanted = "bytes" if shape else "whole numbers"
+            raise damaged(
+                path, f"{name} must be {wanted} of shape (n, {', '.join(map(str, shape))}), got {dtype} of shape {full}"
+            )
+        yield file, full[0], dtype

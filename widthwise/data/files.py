@@ -1,0 +1,54 @@
+"""What every reader of files needs: a clear error for a file that is missing or damaged, and a stamp for the fingerprint."""
+
+from __future__ import annotations
+
+import zipfile
+import zlib
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import contextmanager
+from os import PathLike
+from pathlib import Path
+
+AnyPath = str | PathLike[str]
+
+
+def existing(path: AnyPath, cure: str) -> Path:
+    """The path, if it is there; else FileNotFoundError."""
+    if not (found := Path(path)).exists():
+        raise FileNotFoundError(f"{found} is missing. {cure}")
+    return found
+
+
+def listed(paths: AnyPath | Sequence[AnyPath], cure: str) -> list[Path]:
+    """One path or several, as a list of files that are there.
+
+    Raises:
+        FileNotFoundError: one of them is missing.
+        ValueError: there are none, or one is a folder.
+    """
+    found = [existing(path, cure) for path in ([paths] if isinstance(paths, str | PathLike) else paths)]
+    if not found:
+        raise ValueError(f"paths must name at least one file, got none. {cure}")
+    for path in found:
+        if not path.is_file():
+            raise ValueError(f"{path} must be a file, got a folder. {cure}")
+    return found
+
+
+@contextmanager
+def reading(path: Path) -> Iterator[None]:
+    """Errors of a file that is cut short or damaged, as a ValueError that names it."""
+    try:
+        yield
+    except (OSError, EOFError, zlib.error, zipfile.BadZipFile) as error:
+        raise damaged(path, str(error).rstrip(".") or type(error).__name__) from error
+
+
+def damaged(path: Path, why: str) -> ValueError:
+    """The error of a file that does not hold what it should."""
+    return ValueError(f"{path} cannot be read: {why}. It may be cut short or damaged: download it again.")
+
+
+def stamp(paths: Iterable[Path]) -> list[list[str | int]]:
+    """Names and sizes in bytes."""
+    return [[path.name, path.stat().st_size] for path in paths]
