@@ -44,8 +44,8 @@ from widthwise.data import Stream
 
 IMAGE, TOKENS = (8, 8, 3), (6,)
 NETWORKS: dict[str, tuple[Any, tuple[int, ...], int]] = {
-    "MLP": (MLP(2, "tanh", bias=0.5), (6,), 3),
-    "ResidualMLP": (ResidualMLP(3, "relu", block_depth=2), (6,), 3),
+    "MLP": (MLP(2, "tanh", bias=0.5), (5,), 3),
+    "ResidualMLP": (ResidualMLP(3, "relu", block_depth=2), (5,), 3),
     "ConvNet": (ConvNet(2), IMAGE, 3),
     "ResNet": (ResNet((1, 1), norm=True), IMAGE, 3),
     "Transformer": (Transformer(2, num_heads=2), TOKENS, 5),
@@ -419,7 +419,10 @@ TRAINING = GradientDescent(0.1, 5, batch_size=4)
 BAD: dict[str, tuple[Any, str]] = {
     "image net on vectors": (lambda: Problem(ConvNet(2), Parameterization(), STREAM, TRAINING), "takes images"),
     "decoder on images": (lambda: Problem(Transformer(2), Parameterization(), data.shapes(), TRAINING), "takes tokens"),
-    "conv on a task": (lambda: Problem(ConvNet(2), Parameterization(), tasks.sphere(4), TRAINING), "takes a Stream"),
+    "conv on a task": (
+        lambda: Problem(ConvNet(2), Parameterization(), tasks.sphere(4, input_dim=8), TRAINING),
+        "takes a Stream",
+    ),
     "full batch of a stream": (lambda: a_problem(batch_size=None), "needs a batch_size"),
     "classes with mse": (lambda: Problem(ConvNet(2), Parameterization(), data.shapes(), TRAINING), "cross_entropy"),
     "patches": (lambda: Problem(ViT(1, patch=5), Parameterization(), data.shapes(), TRAINING), "patch=5 must divide"),

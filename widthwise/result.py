@@ -18,9 +18,11 @@ import jax
 import numpy as np
 
 from widthwise.activation import Activation, Elementwise
+from widthwise.data import Stream
 from widthwise.estimate import Estimate
 from widthwise.loss import SampleLoss
 from widthwise.problem import Problem
+from widthwise.training import Optax
 from widthwise.trajectory import Trajectory
 from widthwise.version import __version__
 
@@ -182,7 +184,11 @@ class Result:
 
     @staticmethod
     def load(
-        path: str | os.PathLike[str], activation: Elementwise | Activation | None = None, loss: SampleLoss | None = None
+        path: str | os.PathLike[str],
+        activation: Elementwise | Activation | None = None,
+        loss: SampleLoss | None = None,
+        stream: Stream | None = None,
+        optimizer: Optax | None = None,
     ) -> Result:
         """Read what `save` wrote.
 
@@ -190,14 +196,16 @@ class Result:
             path: file name; `.npz` is added if it has no suffix.
             activation: the user's own activation function, where the problem had one.
             loss: the user's own loss function, likewise.
+            stream: the Stream that was trained on, likewise.
+            optimizer: the user's own optimizer, likewise.
 
         Raises:
             OSError: no such file, or one that cannot be read.
             ValueError: not a result file, a half-written or damaged one, or one of another version.
         """
-        with _with_suffix(path).open("rb") as stream:
+        with _with_suffix(path).open("rb") as opened:
             try:
-                with np.load(stream, allow_pickle=False) as file:
+                with np.load(opened, allow_pickle=False) as file:
                     if damaged := file.zip.testzip():  # checksums first: numpy reads what a changed shape tells it to
                         raise ValueError(f"wrong checksum of {damaged}")
                     data = {name: file[name] for name in file.files}
@@ -222,7 +230,7 @@ class Result:
 
         samples = trajectory("samples") if "samples/f" in data else None
         return Result(
-            Problem.from_json(header["problem"], activation, loss),
+            Problem.from_json(header["problem"], activation, loss, stream, optimizer),
             Estimate(trajectory("mean"), trajectory("sem"), header["n"], samples),
             Status(**header["status"]),
             header["stats"],
