@@ -18,7 +18,7 @@ from typing import Any
 
 import numpy as np
 import pytest
-from hypothesis import given, settings
+from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from numpy.typing import NDArray
 
@@ -430,7 +430,12 @@ DAMAGE: list[tuple[str, str, Callable[[Path], None], str]] = [
     ("cifar10 pickle", "data_batch_3", rewrite(b"not a pickle"), ""),
     ("cifar10 pickle", "data_batch_3", rewrite(pickle.dumps([1, 2])), "a dictionary with data and labels"),
     ("cifar10 pickle", "data_batch_3", rewrite(python2_pickle(IMAGES.reshape(30, -1), [*range(10), 10])), r"got 0 \.\.\. 10"),
-    ("cifar10 pickle", "data_batch_3", rewrite(python2_pickle(IMAGES.reshape(30, -1), [1, 2])), r"bytes of shape \(2, 3072\)"),
+    (
+        "cifar10 pickle",
+        "data_batch_3",
+        rewrite(python2_pickle(IMAGES.reshape(30, -1), [1, 2])),
+        r"bytes u1 of shape \(2, 3072\)",
+    ),
     ("cifar10 binary", "data_batch_5.bin", cut_short, "a multiple of 3073 bytes"),
     ("cifar10 binary", "test_batch.bin", rewrite(b""), "a multiple of 3073 bytes .*got 0"),
     ("cifar10 binary", "data_batch_2.bin", overwrite(b"\x0a"), r"labels must be in 0 \.\.\. 9, got .* 10"),
@@ -438,6 +443,7 @@ DAMAGE: list[tuple[str, str, Callable[[Path], None], str]] = [
     ("mnist", "t10k-labels-idx1-ubyte", overwrite(b"\x00\x00\x08\x03"), "magic number must be 2049, got 2051"),
     ("mnist", "train-images-idx3-ubyte", cut_short, "header says 20 x 28 x 28 bytes, got"),
     ("mnist", "train-images-idx3-ubyte", rewrite(b"\x00\x00\x08\x03\x00"), "header must have 16 bytes, got 5"),
+    ("mnist", "train-images-idx3-ubyte", rewrite(b""), "header must have 16 bytes, got 0"),
     ("mnist", "train-labels-idx1-ubyte", overwrite(b"\x0b", 9), r"\.\.\. 11"),
     ("mnist", "t10k-labels-idx1-ubyte", rewrite(struct.pack(">2I", 2049, 2) + b"\x01\x02"), "label for each of the 10 images"),
     (
@@ -458,6 +464,7 @@ DAMAGE: list[tuple[str, str, Callable[[Path], None], str]] = [
     ("c4", "c4-train.00000.json.gz", rewrite(b'{"text": "not compressed"}'), "[Nn]ot a gzipped file"),
     ("c4", "c4-train.00000.json.gz", rewrite(gzip.compress(b'{"text": "a"}\n{"no": 1}\n')), 'line 2 is not .* with a "text"'),
     ("c4", "c4-train.00000.json.gz", rewrite(gzip.compress(b'{"text": "a"}\n[1]')), "line 2 is not"),
+    ("c4", "c4-train.00000.json.gz", rewrite(b""), "no documents"),
     ("image_folder", "train/cat/02.png", cut_short, "truncated|cut"),
     ("image_folder", "train/cat/02.png", rewrite(b"not an image"), "cannot identify"),
 ]
@@ -487,6 +494,27 @@ def test_a_damaged_file_is_named_with_the_cure(
     ) as error:
         read_through(name, builder(name, tmp_path))
     assert re.search(why, str(error.value)), error.value
+
+
+@pytest.mark.parametrize("name", ["cifar10 pickle", "mnist", "cifar5m", "c4", "image_folder"])
+@given(changes=st.lists(st.tuples(st.integers(0, 10**5), st.integers(0, 255)), max_size=5), kept=st.floats(0, 1))
+@settings(some, suppress_health_check=[HealthCheck.function_scoped_fixture])
+def test_whatever_the_damage_the_file_is_named(name: str, changes: list[tuple[int, int]], kept: float, tmp_path: Path) -> None:
+    """Or nothing is noticed: bytes of a pixel are as good as others."""
+    if not any(tmp_path.iterdir()):
+        make(name, tmp_path)
+    file = next(file for other, file, *_ in DAMAGE if other == name)
+    content = bytearray((tmp_path / file).read_bytes())
+    whole = bytes(content)
+    for at, byte in changes:
+        content[at % len(content)] = byte
+    (tmp_path / file).write_bytes(content[: round(kept * len(content))])
+    try:
+        read_through(name, builder(name, tmp_path))
+    except ValueError as error:
+        assert f"{tmp_path / file} cannot be read: " in str(error)  # noqa: PT017
+    finally:
+        (tmp_path / file).write_bytes(whole)
 
 
 @pytest.mark.parametrize("ending", ["cut short", "flipped"])
@@ -770,9 +798,8 @@ def test_shapes_need_more_than_a_linear_model() -> None:
         return out.reshape(len(images), 2, 6, 2, 6, 64).mean((2, 4)).reshape(len(images), -1)
 
     linear, convolutional = score(lambda images: images.reshape(len(images), -1)), score(convolved)
-    print(linear, convolutional)
     assert linear < 0.1 + 5 * 0.0095
-    assert convolutional > 0.2
+    assert convolutional > 0.5
 
 
 # --- memory ----------------------------------------------------------------------------------------------------------------

@@ -75,33 +75,34 @@ def _cifar_bin(path: Path) -> Batch:
 
 
 def _cifar_pickle(path: Path) -> Batch:
-    with path.open("rb") as file:
-        try:
-            batch = _ArraysOnly(file, encoding="bytes").load()
-        except Exception as error:  # a damaged pickle fails in any way at all
-            raise damaged(path, str(error).rstrip(".") or type(error).__name__) from error
-    if not isinstance(batch, dict) or not {b"data", b"labels"} <= batch.keys():
-        raise damaged(path, "it must hold a dictionary with data and labels")
-    x, y = batch[b"data"], label_check(path, batch[b"labels"], 10)
-    if not isinstance(x, np.ndarray) or x.dtype != np.uint8 or x.shape != (len(y), 3072) or not len(y):
-        got = f"{x.dtype} of shape {x.shape}" if isinstance(x, np.ndarray) else type(x).__name__
-        raise damaged(path, f"data must be bytes of shape ({len(y)}, 3072), got {got}")
-    return x, y
+    with reading(path), path.open("rb") as file:
+        batch = _Inert(file, encoding="bytes").load()
+        if not isinstance(batch, dict) or not {b"data", b"labels"} <= batch.keys():
+            raise damaged(path, "it must hold a dictionary with data and labels")
+        y = label_check(path, batch[b"labels"], 10)
+        _, shape, dtype, fortran, content = batch[b"data"].state
+        if shape != (len(y), 3072) or dtype.arguments[0] != b"u1" or not len(y):
+            raise damaged(path, f"data must be bytes u1 of shape ({len(y)}, 3072), got {dtype.arguments[0]!r} of shape {shape}")
+        return np.frombuffer(content, np.uint8).reshape(shape, order="F" if fortran else "C"), y
 
 
-class _ArraysOnly(pickle.Unpickler):
-    """Unpickles numbers, strings, lists, dictionaries and numpy arrays; a file cannot make it call anything else."""
+class _Recorded:
+    """Stands for whatever a pickle makes of numpy: it keeps the arguments and the state, and does nothing."""
 
-    ALLOWED = {  # noqa: RUF012
-        ("numpy", "ndarray"): np.ndarray,
-        ("numpy", "dtype"): np.dtype,
-        ("numpy.core.multiarray", "_reconstruct"): np.empty(0).__reduce__()[0],
-    }
+    def __init__(self, *arguments: Any):
+        self.arguments = arguments
 
-    def find_class(self, module: str, name: str) -> Any:
-        if (module, name) not in self.ALLOWED:
+    def __setstate__(self, state: Any) -> None:
+        self.state = state
+
+
+class _Inert(pickle.Unpickler):
+    """A file can have numbers, strings, lists, dictionaries and records of arrays; it cannot make anything be called."""
+
+    def find_class(self, module: str, name: str) -> type:
+        if (module, name) not in {("numpy", "ndarray"), ("numpy", "dtype"), ("numpy.core.multiarray", "_reconstruct")}:
             raise pickle.UnpicklingError(f"it asks for {module}.{name}, and only numpy arrays are allowed")
-        return self.ALLOWED[module, name]
+        return _Recorded
 
 
 def cifar5m(folder: AnyPath) -> Stream:
@@ -207,22 +208,11 @@ def _member(
     if f"{name}.npy" not in archive.namelist():
         raise damaged(path, f"it must hold an array {name}, got {', '.join(archive.namelist())}")
     with archive.open(f"{name}.npy") as file:
-        try:
-            version = np.lib.format.read_magic(file)
-            read = np.lib.format.read_array_header_1_0 if version == (1, 0) else np.lib.format.read_array_header_2_0
-            full, fortran, dtype = read(file)
-        except ValueError as error:
-            raise damaged(path, f"{name}: {error}") from error
-        kinds = "u" if shape else "iu"
-        if (
-            fortran
-            or full[1:] != shape
-            or len(full) != len(shape) + 1
-            or dtype.kind not in kinds
-            or (shape and dtype.itemsize != 1)
-        ):
-            wanted = "bytes" if shape else "whole numbers"
-            raise damaged(
-                path, f"{name} must be {wanted} of shape (n, {', '.join(map(str, shape))}), got {dtype} of shape {full}"
-            )
+        version = np.lib.format.read_magic(file)
+        read = np.lib.format.read_array_header_1_0 if version == (1, 0) else np.lib.format.read_array_header_2_0
+        full, fortran, dtype = read(file)
+        wanted, fits = ("bytes", dtype == np.uint8) if shape else ("whole numbers", dtype.kind in "iu")
+        if fortran or not full or full[1:] != shape or not fits:
+            sizes = ", ".join(map(str, shape))
+            raise damaged(path, f"{name} must be {wanted} of shape (n, {sizes}), got {dtype} of shape {full}")
         yield file, full[0], dtype

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import zipfile
-import zlib
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from os import PathLike
@@ -35,18 +33,24 @@ def listed(paths: AnyPath | Sequence[AnyPath], cure: str) -> list[Path]:
     return found
 
 
+class DamagedFile(ValueError):
+    """A file does not hold what it should; the message names it."""
+
+
 @contextmanager
 def reading(path: Path) -> Iterator[None]:
-    """Errors of a file that is cut short or damaged, as a ValueError that names it."""
+    """Turns any error into a DamagedFile: there is no end to the ways in which a reader fails on a damaged file."""
     try:
         yield
-    except (OSError, EOFError, zlib.error, zipfile.BadZipFile) as error:
+    except DamagedFile:
+        raise
+    except Exception as error:
         raise damaged(path, str(error).rstrip(".") or type(error).__name__) from error
 
 
-def damaged(path: Path, why: str) -> ValueError:
-    """The error of a file that does not hold what it should."""
-    return ValueError(f"{path} cannot be read: {why}. It may be cut short or damaged: download it again.")
+def damaged(path: Path, why: str) -> DamagedFile:
+    """The error, with what is wrong and the cure."""
+    return DamagedFile(f"{path} cannot be read: {why}. It may be cut short or damaged: download it again.")
 
 
 def stamp(paths: Iterable[Path]) -> list[list[str | int]]:

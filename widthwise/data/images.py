@@ -100,14 +100,13 @@ def _idx(folder: Path, name: str) -> tuple[Path, NDArray[np.uint8]]:
             f"{folder / name} is missing, with or without .gz. Download MNIST's four files and pass their folder."
         )
     rank = 3 if "idx3" in name else 1
+    zipped = path.suffix == ".gz"
     file: IO[bytes] | gzip.GzipFile
-    with reading(path), gzip.open(path) if path.suffix == ".gz" else path.open("rb") as file:
+    with reading(path), gzip.open(path) if zipped else path.open("rb") as file:
         header = file.read(4 * (rank + 1))
-        content = (
-            np.frombuffer(file.read(), np.uint8) if path.suffix == ".gz" else np.memmap(path, np.uint8, "r")[len(header) :]
-        )
-    if len(header) < 4 * (rank + 1):
-        raise damaged(path, f"its header must have {4 * (rank + 1)} bytes, got {len(header)}")
+        if len(header) < 4 * (rank + 1):
+            raise damaged(path, f"its header must have {4 * (rank + 1)} bytes, got {len(header)}")
+        content = np.frombuffer(file.read(), np.uint8) if zipped else np.memmap(path, np.uint8, "r")[len(header) :]
     magic, *shape = struct.unpack(f">{rank + 1}I", header)
     if magic != 2048 + rank:
         raise damaged(path, f"its magic number must be {2048 + rank}, got {magic}")

@@ -178,6 +178,7 @@ def _rows_of(blocks: Iterable[Batch]) -> Iterator[Batch]:
 
 def _documents(files: list[Path]) -> Iterator[bytes]:
     for path in files:
+        number = 0
         with reading(path), gzip.open(path, "rb") as lines:
             for number, line in enumerate(lines, 1):
                 try:
@@ -185,6 +186,8 @@ def _documents(files: list[Path]) -> Iterator[bytes]:
                 except (ValueError, TypeError, KeyError, AttributeError) as error:
                     raise damaged(path, f'line {number} is not a JSON document with a "text"') from error
                 yield document
+        if not number:
+            raise damaged(path, "it has no documents")
 
 
 def _byte_blocks(files: list[Path]) -> Iterator[Tokens]:
