@@ -155,8 +155,17 @@ def test_dense_is_the_mlp_of_the_theory() -> None:
 # --- forms of one network -----------------------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("optimizer", [None, Adam(epsilon=0.1)], ids=["sgd", "adam"])
-@pytest.mark.parametrize("name", NETWORKS)
+SLOW_FORMS = ("ResidualMLP", "ConvNet", "ResNet", "tied", "ViT")
+FORMS = [
+    pytest.param(
+        name, optimizer, id=f"{name}-{label}", marks=[pytest.mark.slow] if label == "adam" and name in SLOW_FORMS else []
+    )
+    for name in NETWORKS
+    for label, optimizer in (("sgd", None), ("adam", Adam(epsilon=0.1)))
+]
+
+
+@pytest.mark.parametrize(("name", "optimizer"), FORMS)
 def test_multipliers_and_table_are_one_network(name: str, optimizer: Any) -> None:
     """mean_field and mup train alike; an epsilon that is seen, and decay, too."""
     training = GradientDescent(0.5 if optimizer is None else 0.05, 3, "cross_entropy", weight_decay=0.1, optimizer=optimizer)
@@ -258,8 +267,15 @@ def test_updates_go_with_the_width_as_they_should(name: str) -> None:
     assert not standard
 
 
-@pytest.mark.parametrize(("alpha", "block_depth"), [(0.5, 1), (1.0, 2)])
-@pytest.mark.parametrize("settings", [SGD, ADAM], ids=["sgd", "adam"])
+@pytest.mark.parametrize(
+    ("alpha", "block_depth", "settings"),
+    [
+        pytest.param(0.5, 1, SGD, id="depth-muP, sgd", marks=pytest.mark.slow),
+        pytest.param(0.5, 1, ADAM, id="depth-muP, adam"),
+        pytest.param(1.0, 2, SGD, id="CompleteP, sgd"),
+        pytest.param(1.0, 2, ADAM, id="CompleteP, adam", marks=pytest.mark.slow),
+    ],
+)
 def test_updates_do_not_go_with_the_depth(alpha: float, block_depth: int, settings: dict[str, Any]) -> None:
     """Updates of the last field at depth 4 and 32: the same in depth-muP and CompleteP, larger where alpha = 0."""
 
