@@ -362,7 +362,7 @@ def test_a_train_point_once_more() -> None:
     assert np.abs(f[..., 4] - f[..., 0]).max() > 0.1
 
 
-@pytest.mark.parametrize("activation", ["tanh", "relu"])
+@pytest.mark.parametrize("activation", ["tanh", pytest.param("relu", marks=pytest.mark.slow)])
 def test_noise_of_test_points(activation: str, monkeypatch: pytest.MonkeyPatch) -> None:
     """Features outside the basis on frozen noise, against a basis made to hold them by looking at them at every step."""
     p = twins().replace(architecture=MLP(3, activation), num_steps=10)

@@ -157,9 +157,7 @@ def test_dense_is_the_mlp_of_the_theory() -> None:
 
 SLOW_FORMS = ("ResidualMLP", "ConvNet", "ResNet", "tied", "ViT")
 FORMS = [
-    pytest.param(
-        name, optimizer, id=f"{name}-{label}", marks=[pytest.mark.slow] if label == "adam" and name in SLOW_FORMS else []
-    )
+    pytest.param(name, optimizer, id=f"{name}-{label}", marks=[pytest.mark.slow] * (label == "adam" and name in SLOW_FORMS))
     for name in NETWORKS
     for label, optimizer in (("sgd", None), ("adam", Adam(epsilon=0.1)))
 ]
