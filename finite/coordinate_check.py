@@ -91,15 +91,15 @@ class CoordinateCheck:
     def __str__(self) -> str:
         slopes, passed = self.slopes(), self.passed
         shown = [self.widths[0], self.widths[-1]]
-        header = f"  {'field':12s} slope of update   " + "  ".join(f"N={N:<8d}" for N in shown)
-        lines = [f"{self.problem.architecture}\n{self.problem.parameterization}", header + ("  limit" if self.limit else "")]
+        header = f"  {'field':12s} slope of update    " + "  ".join(f"N={N:<8d}" for N in shown)
+        lines = [f"{self.problem.architecture}\n{self.problem.parameterization}", header + "  limit" * bool(self.limit)]
         for i, name in enumerate(self.fields):
             slope, error = slopes[name]
             values = "  ".join(f"{self.update[w, :, i].mean():<10.4g}" for w in (0, -1))
             verdict = "as it should" if passed[name] else f"SHOULD BE {self.expected(name)}"
             line = f"  {name:12s} {slope:+.3f} +- {error:.3f}   {values}"
-            if name in self.limit:
-                line += "  {:.4g} +- {:.1g}".format(*self.limit[name])
+            if self.limit:
+                line += f"  {'{:.4g} +- {:.1g}'.format(*self.limit[name]) if name in self.limit else '':16s}"
             lines.append(f"{line}  {verdict if self.expected(name) is not None else 'has no limit'}")
         return "\n".join(lines)
 
@@ -107,20 +107,22 @@ class CoordinateCheck:
         """Sizes and updates against the width, a line per field; the limit dashed."""
         import matplotlib.pyplot as plt
 
-        figure, axes = plt.subplots(1, 2, figsize=(9, 3.6), sharex=True, layout="constrained")
-        colours = plt.get_cmap("viridis")(np.linspace(0, 0.9, len(self.fields)))
+        figure, axes = plt.subplots(1, 2, figsize=(9, 3.6), layout="constrained")
+        colours = [*plt.get_cmap("viridis")(np.linspace(0, 0.9, len(self.fields) - 1)), "black"]
         for ax, title, values in zip(axes, ("size", "update"), (self.size, self.update), strict=True):
+            mean, error = values.mean(1), values.std(1, ddof=1) / np.sqrt(values.shape[1])
             for i, name in enumerate(self.fields):
-                mean = values[..., i].mean(1)
-                error = values[..., i].std(1, ddof=1) / np.sqrt(values.shape[1])
-                ax.errorbar(self.widths, mean, error, color=colours[i], marker="o", markersize=3, label=name)
+                ax.errorbar(self.widths, mean[:, i], error[:, i], color=colours[i], marker="o", markersize=3, label=name)
                 if title == "update" and name in self.limit:
                     ax.axhline(self.limit[name][0], color=colours[i], linestyle="--", linewidth=1)
-            ax.set(xscale="log", yscale="log", xlabel="width N", title=f"{title} (rms)")
+            middle = np.sqrt(mean.min() * mean.max())
+            half = max(1.3 * np.sqrt(mean.max() / mean.min()), 10.0)  # two decades at least: what is flat shall look flat
+            ax.set(xscale="log", yscale="log", xlabel="width N", title=f"{title} (rms)", ylim=(middle / half, middle * half))
             ax.set_xticks(self.widths, [str(N) for N in self.widths], minor=False)
             ax.minorticks_off()
-        axes[1].legend(fontsize="x-small", ncols=2)
-        figure.suptitle(f"{self.problem.architecture}, {self.problem.parameterization.kind}", fontsize="small")
+        handles, labels = axes[0].get_legend_handles_labels()
+        figure.legend(handles, labels, loc="outside right upper", fontsize="small")
+        figure.suptitle(f"{type(self.problem.architecture).__name__}, {self.problem.parameterization.kind}", fontsize="small")
         return figure
 
 
@@ -181,7 +183,7 @@ def coordinate_check(
             etas = np.broadcast_to(ensemble.rates(training, t), (num_seeds, ensemble.CHUNK))
             state, _ = ensemble.advance(program, numbers, state, *feed.take(n), etas, n)
         sizes = _sizes(_look(program, state, probes), before)
-        names = tuple(sizes)
+        names = (*(name for name in sizes if name != "f"), "f")
         size.append(np.stack([sizes[name][0] for name in names], -1))
         update.append(np.stack([sizes[name][1] for name in names], -1))
     return CoordinateCheck(problem, widths, names, np.array(size), np.array(update), _limit(problem, theory))

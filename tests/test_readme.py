@@ -33,6 +33,17 @@ def test_scripts(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest
     assert "(8, 3, 2, 6, 256)" in shown
 
 
+def test_scripts_of_networks(capsys: pytest.CaptureFixture[str]) -> None:
+    names: dict[str, Any] = {}
+    for script in (*scripts(DOCS / "networks.md"), *scripts(DOCS / "data.md")):
+        exec(script, names)
+    shown = capsys.readouterr().out
+    assert "accuracy: 0." in shown
+    assert "as it should" in shown
+    assert "SHOULD BE" not in shown
+    assert bool(names["check"])
+
+
 @pytest.mark.parametrize("page", [README, *sorted(DOCS.glob("*.md"))], ids=lambda page: page.name)
 def test_links(page: Path) -> None:
     for target in re.findall(r"\]\(([^)#]+)\)", page.read_text()):
