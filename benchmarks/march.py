@@ -2,8 +2,9 @@
 
     python -m benchmarks.march            # some minutes on two cores; prints the tables of docs/benchmarks.md
 
-Times are of a second run of the same shape, when nothing compiles; the first run's extra time stands beside it. The standard
-deviation of f is that of one replica, root mean square over steps and points; that of the mean over R is sqrt(R) smaller.
+Times are the shortest of three more runs of the same shape, when nothing compiles; the first run's extra time stands beside it.
+The standard deviation of f is that of one replica, root mean square over steps and points; that of the mean over R is sqrt(R)
+smaller. The curves go to docs/images/benchmarks.png.
 """
 
 from __future__ import annotations
@@ -11,6 +12,7 @@ from __future__ import annotations
 import multiprocessing
 import resource
 import time
+from pathlib import Path
 
 import jax.numpy as jnp
 import numpy as np
@@ -20,6 +22,8 @@ from widthwise import MLP, GradientDescent, Parameterization, Problem, tasks
 
 TOTAL_TIME = 30.0
 """eta0 * num_steps, held fixed when the number of steps varies."""
+
+PICTURE = Path(__file__).parent.parent / "docs" / "images" / "benchmarks.png"
 
 Row = tuple[float, Problem, dmft.March]
 
@@ -43,7 +47,7 @@ def digits_classes(num_classes: int) -> Problem:
     return Problem(MLP(2, "tanh"), Parameterization(1.0), tasks.digits(64, 0, classes=range(num_classes)), training)  # type: ignore[arg-type]
 
 
-def measure(p: Problem, method: dmft.March, runs: int = 2) -> tuple[float, float, float, str, float]:
+def measure(p: Problem, method: dmft.March, runs: int) -> tuple[float, float, float, str, float]:
     """Processor seconds, extra seconds of the first run, standard deviation of f of one replica, ranks, peak memory in GiB."""
     times = []
     for _ in range(runs):
@@ -53,10 +57,14 @@ def measure(p: Problem, method: dmft.March, runs: int = 2) -> tuple[float, float
     std = np.sqrt(np.mean(result.samples.f[:, 1:].var(0, ddof=1)))
     ranks = f"{result.stats.get('rank Phi', '-')} / {result.stats.get('rank G', '-')}"
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20
-    return times[-1], times[0] - times[-1], float(std), ranks, peak
+    return min(times), times[0] - min(times), float(std), ranks, peak
 
 
-def table(title: str, header: str, rows: list[Row], runs: int = 2) -> None:
+Curve = tuple[list[float], list[float], float]
+"""Values of the variable, seconds, and the exponent."""
+
+
+def table(title: str, header: str, rows: list[Row], runs: int = 4) -> Curve:
     """Print one table and the exponents of time and std in its variable; each row in a process of its own, for its memory."""
     print(
         f"\n### {title}\n\n| {header} | CPU s | compiling | std of f | ranks Phi / G | peak GiB |\n|---|---|---|---|---|---|",
@@ -68,9 +76,28 @@ def table(title: str, header: str, rows: list[Row], runs: int = 2) -> None:
             t, compiling, std, ranks, peak = pool.apply(measure, (p, method, runs))
         print(f"| {value:g} | {t:.2f} | {compiling:.1f} | {std:.5f} | {ranks} | {peak:.2f} |", flush=True)
         x.append(value), seconds.append(t), stds.append(std)
-    if len(x) > 2:
-        slope = [np.polyfit(np.log(x), np.log(y), 1)[0] for y in (seconds, stds)]
-        print(f"\nexponents: seconds {slope[0]:.2f}, std of f {slope[1]:.2f}")
+    if len(x) < 3:
+        return x, seconds, np.nan
+    slope = [float(np.polyfit(np.log(x), np.log(y), 1)[0]) for y in (seconds, stds)]
+    print(f"\nexponents: seconds {slope[0]:.2f}, std of f {slope[1]:.2f}")
+    return x, seconds, slope[0]
+
+
+def draw(curves: dict[str, dict[str, Curve]]) -> None:
+    """Processor seconds against each variable."""
+    import matplotlib.pyplot as plt
+
+    figure, axes = plt.subplots(1, len(curves), figsize=(9, 3), layout="constrained", sharey=True)
+    for ax, (variable, lines) in zip(axes, curves.items(), strict=True):
+        for label, (x, seconds, exponent) in lines.items():
+            ax.loglog(x, seconds, "o-", label=f"{label}, exponent {exponent:.2f}")
+        ax.loglog(x, seconds[0] * np.array(x) / x[0] / 1.5, ":", color="grey", label="linear")
+        ax.set(xlabel=variable)
+        ax.set_xticks(x, [f"{n:g}" for n in x])
+        ax.minorticks_off()
+        ax.legend(fontsize="small")
+    axes[0].set_ylabel("processor seconds of a solve")
+    figure.savefig(PICTURE, dpi=150)
 
 
 def against_notebook() -> None:
@@ -102,14 +129,17 @@ def against_notebook() -> None:
 def main() -> None:
     """Print all tables."""
     March = dmft.March
+    curves: dict[str, dict[str, Curve]] = {"paths": {}, "steps": {}, "train samples": {}}
     for activation in ("tanh", "relu"):
         p = problem(activation=activation)
         paths: list[Row] = [(S, p, March(S)) for S in (1024, 2048, 4096, 8192)]
-        table(f"paths ({activation}, P = Q = 4, 32 steps)", "paths", paths)
+        curves["paths"][activation] = table(f"paths ({activation}, P = Q = 4, 32 steps)", "paths", paths)
     steps: list[Row] = [(T, problem(num_steps=T), March(1024)) for T in (64, 128, 256, 512, 1024, 2048)]
-    table("steps at fixed total time (tanh, P = Q = 4, 1024 paths)", "steps", steps)
+    curves["steps"]["tanh"] = table("steps at fixed total time (tanh, P = Q = 4, 1024 paths)", "steps", steps)
     samples: list[Row] = [(P, problem(P), March(2048, tol=1e-2)) for P in (4, 8, 16, 32, 64)]
-    table("samples (tanh, Q = P, 32 steps, 2048 paths, tol 1e-2)", "train samples", samples)
+    title = "samples (tanh, Q = P, 32 steps, 2048 paths, tol 1e-2)"
+    curves["train samples"]["tanh"] = table(title, "train samples", samples)
+    draw(curves)
     for dtype in ("float64", "float32"):
         table(
             f"precision: {dtype} (tanh, P = Q = 16, 2048 paths, tol 1e-2)",

@@ -74,7 +74,8 @@ def fit(
         return ensemble.start(problem.architecture, problem.parameterization, training, keys, width=width, **shapes)
 
     parameters, per_seed = _sizes(start, program, x, training.batch_size or len(x))
-    most = 4 * num_seeds * parameters * 6 + per_seed
+    recorded = len(steps) * (y.size * (shapes["num_outputs"] if y.ndim == 1 else 1) + 3)
+    most = num_seeds * (24 * parameters + 16 * recorded) + per_seed
     require(most, f"training {num_seeds} networks of width {width}", "Lower num_seeds, width or batch_size.", memory)
     each = max(1, min(num_seeds, CHUNK_BYTES["cpu" if jax.default_backend() == "cpu" else "gpu"] // per_seed))
     groups = [np.arange(i, i + each) for i in range(0, num_seeds, each)]  # the last is filled up, unrecorded

@@ -18,7 +18,7 @@ import numpy as np
 from jaxtyping import Array, Bool, Float, Int, Key, UInt
 from tqdm import tqdm
 
-from finite import fit, measure, mlp
+from finite import measure, mlp
 from widthwise import MLP, Activation, Estimate, Loss, Problem, Result, Status, Task, Trajectory, check
 from widthwise.memory import available_bytes, require
 from widthwise.parameterization import LayerScale, Role
@@ -237,6 +237,8 @@ def _fit(
     dtype: str,
 ) -> Result:
     """`train` of networks that the theory does not solve."""
+    from finite import fit  # imported where used, as equinox costs a fifth of a second
+
     if dtype != "float32":
         raise ValueError('networks other than MLPs on a Task train in dtype="float32".')
     kept = chosen_steps(problem.training.num_steps, save_kernels)

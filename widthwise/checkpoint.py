@@ -48,7 +48,7 @@ def read(path: Path, header: dict[str, Any]) -> dict[str, list[np.ndarray]] | No
         )
     trees: dict[str, list[np.ndarray]] = {}
     for name, x in data.items():  # in the order of writing
-        trees.setdefault(name.split("/")[0], []).append(x)
+        trees.setdefault(name.rpartition("/")[0], []).append(x)
     return trees
 
 
