@@ -52,15 +52,19 @@ class CoordinateCheck:
     limit: dict[str, tuple[float, float]]
 
     def slopes(self, what: str = "update") -> dict[str, tuple[float, float]]:
-        """Exponent of "update" or "size" in the width and its standard error, field by field, from the spread over seeds."""
+        """Exponent of "update" or "size" in the width and its standard error, field by field, from the spread over seeds.
+
+        Infinite where a field overflowed at some width.
+        """
         x = np.log(self.widths)
-        y = np.log(getattr(self, check.choice("what", what, ("update", "size"))))
+        values = getattr(self, check.choice("what", what, ("update", "size")))
+        finite = np.isfinite(values).all((0, 1))
+        y = np.log(np.where(finite, values, 1.0))
         mean, noise = y.mean(1), y.std(1, ddof=1) / np.sqrt(y.shape[1])
         lever = (x - x.mean()) / np.sum((x - x.mean()) ** 2)
-        return {
-            name: (float(lever @ mean[:, i]), float(np.sqrt(np.sum((lever * noise[:, i]) ** 2))))
-            for i, name in enumerate(self.fields)
-        }
+        slope = np.where(finite, lever @ mean, np.inf)
+        error = np.sqrt(np.sum((lever[:, None] * noise) ** 2, axis=0))
+        return {name: (float(slope[i]), float(error[i])) for i, name in enumerate(self.fields)}
 
     def expected(self, field: str) -> float | None:
         """The exponent of the update in the limit; None where there is no limit."""
