@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple, NoReturn
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jaxtyping import Int
+from jaxtyping import Array, Int
 from threadpoolctl import ThreadpoolController
 from tqdm import tqdm
 
@@ -85,19 +85,26 @@ def run_chunk(
     if group == R:
         return _run_group(form, physics, state, start, stop)
 
-    def split(x: Any) -> Any:
-        return x.reshape(R // group, group, *x.shape[1:])
+    def part(i: Array, whole: Any) -> Any:
+        return jax.tree.map(lambda x: jax.lax.dynamic_slice_in_dim(x, i * group, group), whole)
 
-    out = jax.lax.map(lambda one: _run_group(form, physics, one[0], one[1], stop), jax.tree.map(split, (state, start)))
-    return jax.tree.map(lambda x: x.reshape(R, *x.shape[2:]), out)
+    def turn(i: Array, carry: tuple) -> tuple:
+        """The i-th group, in place."""
+        after = _run_group(form, physics, *part(i, carry[:2]), stop)
+        return jax.tree.map(lambda x, new: jax.lax.dynamic_update_slice_in_dim(x, new, i * group, 0), carry, after)
+
+    return jax.lax.fori_loop(0, R // group, turn, (state, start, _nothing_seen(physics, R)))
+
+
+def _nothing_seen(physics: Physics, R: int) -> Seen:
+    M, C = len(physics.watched), physics.y.shape[1]
+    return Seen(jnp.full((R, CHUNK, M, C), jnp.nan), jnp.full((R, CHUNK), jnp.nan))
 
 
 def _run_group(
     form: Form, physics: Physics, state: State, start: Int[Any, "R"], stop: int
 ) -> tuple[State, Int[Any, "R"], Seen]:
     """`run_chunk` of replicas that are all at the same step."""
-    R, M, C = len(start), len(physics.watched), physics.y.shape[1]
-    record = Seen(jnp.full((R, CHUNK, M, C), jnp.nan), jnp.full((R, CHUNK), jnp.nan))
     most = num_driving(form, physics)
 
     def wanting(carry: tuple) -> Any:
@@ -111,8 +118,8 @@ def _run_group(
         state, seen = jax.vmap(lambda state: move(form, physics, t, state), axis_name=REPLICAS)(state)
         return state, t + 1, Seen(*(x.at[:, t - physics.start].set(now) for x, now in zip(record, seen, strict=True)))
 
-    state, t, record = jax.lax.while_loop(wanting, advance, (state, start[0], record))
-    return state, jnp.full(R, t), record
+    state, t, record = jax.lax.while_loop(wanting, advance, (state, start[0], _nothing_seen(physics, len(start))))
+    return state, jnp.full_like(start, t), record
 
 
 def room_wanted(grew: Any, num_functions: int, flow: bool) -> Any:
@@ -176,7 +183,7 @@ class Run:
                     self.K0 = control.tangent_kernels(self.problem, self.form, self.look(), self.state)
                 if self.t in self.looked_at and self.t < T:
                     self.keep_fields(self.t)
-                self.advance(min([self.t + CHUNK, T + 1, *(step for step in self.looked_at if step > self.t)]))
+                self.advance(min([self.t + CHUNK, T + 1, *(step for step in self.looked_at if self.t < step < T)]))
                 bar.update(self.t - before)
                 if not bar.disable:
                     bar.set_postfix_str(self.loss_so_far())
