@@ -90,7 +90,8 @@ def run_chunk(
 
     def turn(i: Array, carry: tuple) -> tuple:
         """The i-th group, in place."""
-        after = _run_group(form, physics, *part(i, carry[:2]), stop)
+        one, start = part(i, carry[:2])
+        after = _run_group(form, physics, one, start, stop)
         return jax.tree.map(lambda x, new: jax.lax.dynamic_update_slice_in_dim(x, new, i * group, 0), carry, after)
 
     return jax.lax.fori_loop(0, R // group, turn, (state, start, _nothing_seen(physics, R)))
