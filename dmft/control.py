@@ -22,9 +22,9 @@ from jaxtyping import Float
 from dmft import site
 from dmft.lazy import Lazy, TangentKernel, train
 from dmft.physics import Form, Physics
-from dmft.sharding import host
 from dmft.site import REPLICAS, Layers, State
 from widthwise import Problem
+from widthwise.sharding import host
 from widthwise.trajectory import tangent_kernel
 
 LARGEST_GAMMA0 = 1.0

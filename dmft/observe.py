@@ -13,9 +13,9 @@ from jaxtyping import Array, Float, Int
 from dmft import site
 from dmft.method import trajectory_of
 from dmft.physics import Form, Physics
-from dmft.sharding import host
 from dmft.site import REPLICAS, Layers, State
 from widthwise import Problem, curvature
+from widthwise.sharding import host
 
 MOST_FIELDS = 256
 """Gradient fields (points times outputs) up to which those of every output are measured."""

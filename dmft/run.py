@@ -23,9 +23,10 @@ from dmft.factor import Basis
 from dmft.method import Solution, trajectory_of
 from dmft.noise import num_images, white_noise
 from dmft.physics import CHUNK, Form, Physics, along, physics_of
-from dmft.sharding import agreed, host, mesh_for, place
+from dmft.sharding import mesh_for, place
 from dmft.site import REPLICAS, Layers, Seen, State, Velocity
 from widthwise import Estimate, Problem, Status, checkpoint, memory
+from widthwise.sharding import agreed, host
 
 if TYPE_CHECKING:
     from dmft.march import March
@@ -191,7 +192,7 @@ class Run:
                 if file is not None and agreed(time.perf_counter() - written > checkpoint.SECONDS):
                     everything = self.everything()
                     if jax.process_index() == 0:
-                        checkpoint.write(file, self.whose(), everything)
+                        checkpoint.keep(file, self.whose(), everything)
                     written = time.perf_counter()
         if T in self.looked_at and self.t == T + 1:  # last of all, so that f does not feel it; weights stay where they are
             self.keep_fields(T)

@@ -33,13 +33,18 @@ Batch = tuple[np.ndarray, np.ndarray]
 
 
 class Program(NamedTuple):
-    """What is compiled in."""
+    """What is compiled in.
+
+    `compute` is the precision of a pass through the network, its weights and their updates being in float32; batches go through
+    in `accumulate` parts.
+    """
 
     loss: Loss
     centered: bool
     optimizer: Any
     nesterov: bool
-    tokens: bool
+    compute: str = "float32"
+    accumulate: int = 1
 
 
 class Training(NamedTuple):
@@ -70,11 +75,12 @@ def start(
     width: int,
     input_shape: tuple[int, ...],
     num_outputs: int,
+    sharding: Any = None,
 ) -> State:
-    """The ensemble at its start, a network per key."""
+    """The ensemble at its start, a network per key, on the devices that `sharding` says."""
     shapes: dict[str, Any] = {"width": width, "input_shape": input_shape, "num_outputs": num_outputs}
 
-    @jax.jit
+    @partial(jax.jit, out_shardings=sharding)
     @jax.vmap
     def one(key: Key[Array, ""]) -> State:
         network = build(architecture, form, key=key, optimizer=training.rates_of, **shapes)
@@ -92,8 +98,15 @@ def outputs(network: Any, x: Float[Array, "batch ..."]) -> tuple[Float[Array, "b
 
 def centred(program: Program, state: State, x: Float[Array, "batch ..."]) -> tuple[Float[Array, "batch outputs"], dict]:
     """f - f_0 and the fields of a batch."""
-    f, fields = outputs(state.network, x)
-    return (f - outputs(state.start, x)[0] if program.centered else f), fields
+    x = _in(program.compute, x)
+    f, fields = outputs(_in(program.compute, state.network), x)
+    f = f.astype(jnp.float32)
+    return (f - outputs(_in(program.compute, state.start), x)[0] if program.centered else f), fields
+
+
+def _in(dtype: str, tree: Any) -> Any:
+    """Numbers in this precision; whole ones (tokens) as they are."""
+    return jax.tree.map(lambda x: x.astype(dtype) if jnp.issubdtype(x.dtype, jnp.floating) else x, tree)
 
 
 def targets(program: Program, f: Array, y: Array) -> tuple[Float[Array, "samples outputs"], Float[Array, "samples outputs"]]:
@@ -124,11 +137,11 @@ def step(
 ) -> tuple[State, Float[Array, ""]]:
     """One network after one step, and the loss of the batch before it."""
 
-    def loss(network: Any) -> Float[Array, ""]:
+    def loss(network: Any, x: Array, y: Array) -> Float[Array, ""]:
         f, _ = centred(program, state._replace(network=network), x)
         return program.loss.of(*targets(program, f, y)).mean()
 
-    value, gradient = jax.value_and_grad(loss)(state.network)
+    value, gradient = _mean_over_parts(jax.value_and_grad(loss), program.accumulate, state.network, x, y)
     G, memory = descent(program, state.network, gradient, state.memory)
     plain = program.optimizer is None
     leaves, tree = jax.tree.flatten(state.network)
@@ -141,6 +154,16 @@ def step(
     if plain:
         memory = jax.tree.unflatten(tree, [v for _, v in moved])
     return State(network, state.start, memory), value
+
+
+def _mean_over_parts(of: Callable, parts: int, network: Any, x: Array, y: Array) -> Any:
+    """The mean of of(network, x, y) over so many equal parts of the batch, one after the other."""
+    if parts == 1:
+        return of(network, x, y)
+    cut = jax.tree.map(lambda a: a.reshape(parts, -1, *a.shape[1:]), (x, y))
+    total = jax.tree.map(lambda a: jnp.zeros(a.shape, a.dtype), jax.eval_shape(of, network, *(a[0] for a in cut)))
+    total, _ = jax.lax.scan(lambda sum_, part: (jax.tree.map(jnp.add, sum_, of(network, *part)), None), total, cut)
+    return jax.tree.map(lambda a: a / parts, total)
 
 
 @partial(jax.jit, static_argnames="program", donate_argnames="state")
@@ -199,11 +222,18 @@ def shapes_of(problem: Problem) -> dict[str, Any]:
 def batches(task: Task | Stream, training: GradientDescent, start: int = 0) -> Iterator[Batch]:
     """The batches of steps start, start + 1, ..., the same for all networks."""
     if isinstance(task, Stream):
-        return task.batches(training.batch_size or 1, start)
+        return task.batches(batch_size(task, training), start)
     index, noise = training.batches_of(task.num_train, task.num_outputs)
     y = task.y.reshape(task.num_train, -1)[index] + (0.0 if noise is None else noise)
     X = task.X.astype(np.float32)
     return ((X[rows], target.astype(np.float32)) for rows, target in zip(index[start:], y[start:], strict=True))
+
+
+def batch_size(task: Task | Stream, training: GradientDescent) -> int:
+    """Samples of a batch."""
+    if isinstance(task, Stream):
+        return training.batch_size or 1
+    return training.batches_of(task.num_train, task.num_outputs).index.shape[1]
 
 
 def rates(training: GradientDescent, t: int) -> Float[np.ndarray, "chunk"]:
@@ -211,9 +241,9 @@ def rates(training: GradientDescent, t: int) -> Float[np.ndarray, "chunk"]:
     return np.append(training.step_sizes[t : t + CHUNK], np.zeros(CHUNK))[:CHUNK].astype(np.float32)
 
 
-def program_of(form: Parameterization, training: GradientDescent, tokens: bool = False) -> Program:
+def program_of(form: Parameterization, training: GradientDescent) -> Program:
     """The Program of these settings."""
-    return Program(training.loss, form.centered, training.optimizer, training.nesterov, tokens)
+    return Program(training.loss, form.centered, training.optimizer, training.nesterov)
 
 
 def _like_adam(optimizer: Any) -> bool:

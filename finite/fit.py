@@ -11,6 +11,7 @@ import json
 import math
 import os
 import time
+import warnings
 from collections.abc import Iterable
 from functools import partial
 from pathlib import Path
@@ -19,6 +20,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jax.sharding import Mesh, NamedSharding, PartitionSpec
 from jaxtyping import Array, Int
 from tqdm import tqdm
 
@@ -27,6 +29,7 @@ from finite.ensemble import CHUNK, Batch, Feed, Program, State
 from widthwise import Problem, Status, Trajectory, check, checkpoint
 from widthwise.data import Stream
 from widthwise.memory import require
+from widthwise.sharding import agreed, devices_as, host, put
 
 CHUNK_BYTES = {"cpu": 16 * 2**20, "gpu": 2**30}
 """Weights and fields of the networks that train at a time."""
@@ -49,96 +52,156 @@ def recorded_steps(num_steps: int, record: Iterable[int] | None) -> Int[np.ndarr
     return np.unique([0, *(int(t) for t in given), num_steps])
 
 
-def fit(
-    problem: Problem,
-    *,
-    width: int,
-    num_seeds: int,
-    seed: int,
-    steps: Int[np.ndarray, "states"],
-    kernel_steps: Int[np.ndarray, "kept"],
-    save: tuple[str, ...],
-    num_probes: int,
-    memory: float | None,
-    file: Path | None,
-    log: Path | None,
-    progress: bool,
-) -> tuple[Trajectory, dict[str, Any]]:
-    """Train; the Trajectory of all seeds, and numbers about the run. See `finite.train`."""
-    began, training, T = time.perf_counter(), problem.training, problem.training.num_steps
-    program, numbers = ensemble.program_of(problem.parameterization, training), ensemble.Training.of(training)
-    x, y = _probes(problem, num_probes)
-    shapes = ensemble.shapes_of(problem)
+class Run:
+    """One ensemble on its way: what stays the same along it, its networks in groups, and the record."""
 
-    def start(keys: Array) -> State:
-        return ensemble.start(problem.architecture, problem.parameterization, training, keys, width=width, **shapes)
+    def __init__(
+        self,
+        problem: Problem,
+        *,
+        width: int,
+        num_seeds: int,
+        seed: int,
+        steps: Int[np.ndarray, "states"],
+        kernel_steps: Int[np.ndarray, "kept"],
+        save: tuple[str, ...],
+        num_probes: int,
+        memory: float | None,
+        dtype: str,
+        accumulate: int,
+    ):
+        self.began, self.problem, self.width, self.num_seeds = time.perf_counter(), problem, width, num_seeds
+        self.steps, self.kernel_steps, self.save = steps, kernel_steps, save
+        form, training = problem.parameterization, problem.training
+        self.program = ensemble.program_of(form, training)._replace(compute=dtype, accumulate=accumulate)
+        self.exact = self.program._replace(compute="float32", accumulate=1)
+        self.numbers = ensemble.Training.of(training)
+        self.x, self.y = _probes(problem, num_probes)
+        shapes, batch = ensemble.shapes_of(problem), ensemble.batch_size(problem.task, training)
+        self.mesh, sharing = _mesh(num_seeds)
+        places = self.mesh and NamedSharding(self.mesh, PartitionSpec("seeds"))
 
-    parameters, per_seed = _sizes(start, program, x, training.batch_size or len(x))
-    recorded = len(steps) * (y.size * (shapes["num_outputs"] if y.ndim == 1 else 1) + 3)
-    most = num_seeds * (24 * parameters + 16 * recorded) + per_seed
-    require(most, f"training {num_seeds} networks of width {width}", "Lower num_seeds, width or batch_size.", memory)
-    each = max(1, min(num_seeds, CHUNK_BYTES["cpu" if jax.default_backend() == "cpu" else "gpu"] // per_seed))
-    groups = [np.arange(i, i + each) for i in range(0, num_seeds, each)]  # the last is filled up, unrecorded
-    key = jax.random.key(seed, impl="threefry2x32")
-    states: list[State] = [start(jax.vmap(partial(jax.random.fold_in, key))(group)) for group in groups]
-    record: dict[str, list[np.ndarray]] = {}
-    at = 0  # steps[: at] are recorded
-    t = 0
-    whose = {
-        "problem": problem.fingerprint(),
-        "run": [width, num_seeds, seed, num_probes, each],
-        "steps": steps.tolist(),
-        "kernel_steps": kernel_steps.tolist(),
-        "save": list(save),
-        "jax": jax.__version__,
-    }
-    if file is not None and (leaves := checkpoint.read(file, whose)) is not None:
-        states = jax.tree.map(jnp.asarray, checkpoint.like(states, leaves.pop("states")))
-        t, at = (int(n) for n in leaves.pop("clock"))
-        record = {name.removeprefix("record."): values for name, values in leaves.items()}
-    feed = Feed(ensemble.batches(problem.task, training, t))
-    written = time.perf_counter()
-    with tqdm(total=T, initial=t, desc=f"width {width}", unit="step", disable=None if progress else True, leave=False) as bar:
-        while True:
-            if at < len(steps) and t == steps[at]:
-                seen = _all(groups, states, num_seeds, partial(_measure, program, x=x, y=y, batch=feed.next()))
-                if t in kernel_steps and save:
-                    seen |= _all(groups, states, num_seeds, partial(_look, program, save, x=x))
-                for name, value in seen.items():
-                    record.setdefault(name, []).append(value)
-                at += 1
-                if not bar.disable:
-                    loss = seen["test_loss"]
-                    bar.set_postfix_str(f"loss={loss.mean():.4g}")
-                if log is not None:
-                    _write_line(log, t, width, seen, time.perf_counter() - began)
-            if t == T:
-                break
-            n = int(min(CHUNK, steps[at] - t))
-            xs, ys = feed.take(n)
-            eta = np.broadcast_to(ensemble.rates(training, t), (each, CHUNK))
-            states = [ensemble.advance(program, numbers, state, xs, ys, eta, n)[0] for state in states]
-            t += n
-            bar.update(n)
-            if file is not None and time.perf_counter() - written > checkpoint.SECONDS:
-                everything = {f"record.{name}": values for name, values in record.items()}
-                checkpoint.write(file, whose, {"states": states, "clock": [np.int64(t), np.int64(at)]} | everything)
-                written = time.perf_counter()
-    seconds = time.perf_counter() - began
-    if file is not None:
-        file.unlink(missing_ok=True)
-    arrays = {name: np.stack(values, axis=1) for name, values in record.items()}
-    if arrays["f"].shape[-1] == 1:
-        arrays["f"] = arrays["f"][..., 0]
-    stats = {
-        "width": width,
-        "parameters": parameters,
-        "probes": len(x),
-        "seconds": seconds,
-        "seconds_per_step": seconds / max(T, 1),
-        "seeds_per_chunk": each,
-    }
-    return Trajectory.of(steps, kernel_steps, arrays), stats
+        def start(keys: Array, sharding: Any = None) -> State:
+            return ensemble.start(problem.architecture, form, training, keys, width=width, sharding=sharding, **shapes)
+
+        self.parameters, per_seed = _sizes(start, self.program, self.x, batch)
+        recorded = len(steps) * (self.y.size * (shapes["num_outputs"] if self.y.ndim == 1 else 1) + 3)
+        most = num_seeds * (24 * self.parameters + 16 * recorded) + per_seed
+        require(most, f"training {num_seeds} networks of width {width}", "Lower num_seeds, width or batch_size.", memory)
+        if batch % (accumulate * sharing):
+            raise ValueError(
+                f"batches of {batch} cannot be cut into {accumulate} (accumulate) times {sharing} (devices to each network) "
+                "equal parts: make batch_size a multiple, or change accumulate."
+            )
+        turns = self.mesh.shape["seeds"] if self.mesh else 1
+        most_at_a_time = CHUNK_BYTES["cpu" if jax.default_backend() == "cpu" else "gpu"] // per_seed
+        self.each = turns * int(max(1, min(-(-num_seeds // turns), most_at_a_time)))
+        key = jax.random.key(seed, impl="threefry2x32")
+        self.states: list[State] = []
+        for first in range(0, num_seeds, self.each):  # the last group is filled up, unrecorded
+            group = put(self.mesh, np.arange(first, first + self.each, dtype=np.uint32), "seeds")
+            keys = jax.vmap(partial(jax.random.fold_in, key))(group)
+            self.states.append(start(keys, places))
+        self.record: dict[str, list[np.ndarray]] = {}
+        self.t = self.at = 0  # steps[: at] are recorded
+        self.whose = {
+            "problem": problem.fingerprint(),
+            "run": [width, num_seeds, seed, num_probes, self.each, dtype, accumulate],
+            "steps": steps.tolist(),
+            "kernel_steps": kernel_steps.tolist(),
+            "save": list(save),
+            "jax": jax.__version__,
+        }
+
+    def solve(self, file: Path | None, log: Path | None, progress: bool) -> tuple[Trajectory, dict[str, Any]]:
+        """Train; the Trajectory of all seeds, and numbers about the run."""
+        T, first = self.problem.training.num_steps, jax.process_index() == 0
+        if file is not None:
+            self.resume(file)
+        feed, written = Feed(ensemble.batches(self.problem.task, self.problem.training, self.t)), time.perf_counter()
+        title, silent = f"width {self.width}", None if progress else True
+        with tqdm(total=T, initial=self.t, desc=title, unit="step", disable=silent, leave=False) as bar:
+            while True:
+                if self.at < len(self.steps) and self.t == self.steps[self.at]:
+                    seen = self.look(feed.next())
+                    if not bar.disable:
+                        bar.set_postfix_str(f"loss={seen['test_loss'].mean():.4g}")
+                    if log is not None and first:
+                        _write_line(log, self.t, self.width, seen, time.perf_counter() - self.began)
+                if self.t == T:
+                    break
+                n = int(min(CHUNK, self.steps[self.at] - self.t))
+                self.advance(feed.take(n), n)
+                bar.update(n)
+                if file is not None and agreed(time.perf_counter() - written > checkpoint.SECONDS):
+                    everything = self.everything()
+                    if first:
+                        checkpoint.keep(file, self.whose, everything)
+                    written = time.perf_counter()
+        if file is not None and first:
+            file.unlink(missing_ok=True)
+        return self.trajectory(), self.stats()
+
+    def advance(self, chunk: Batch, n: int) -> None:
+        """All networks n steps on, a group at a time."""
+        x, y = (put(self.mesh, a, None, "batch") if self.mesh else a for a in chunk)
+        eta = put(self.mesh, np.broadcast_to(ensemble.rates(self.problem.training, self.t), (self.each, CHUNK)), "seeds")
+        self.states = [ensemble.advance(self.program, self.numbers, state, x, y, eta, n)[0] for state in self.states]
+        self.t += n
+
+    def look(self, batch: Batch) -> dict[str, np.ndarray]:
+        """Record this step."""
+        seen = self.of_all(partial(_measure, self.exact, x=self.x, y=self.y, batch=batch))
+        if self.t in self.kernel_steps and self.save:
+            seen |= self.of_all(partial(_look, self.exact, self.save, x=self.x))
+        for name, value in seen.items():
+            self.record.setdefault(name, []).append(value)
+        self.at += 1
+        return seen
+
+    def of_all(self, look: Any) -> dict[str, np.ndarray]:
+        """What `look` sees of every network, one after the other."""
+        parts = [jax.tree.map(host, look(state)) for state in self.states]
+        return {name: np.concatenate([part[name] for part in parts])[: self.num_seeds] for name in parts[0]}
+
+    def everything(self) -> dict[str, Any]:
+        """All that changes along a run."""
+        record = {f"record.{name}": values for name, values in self.record.items()}
+        return {"states": jax.tree.map(host, self.states), "clock": [np.int64(self.t), np.int64(self.at)]} | record
+
+    def resume(self, file: Path) -> None:
+        """Go on from a checkpoint, if there is one."""
+        leaves = checkpoint.read(file, self.whose)
+        if leaves is None:
+            return
+        states = checkpoint.like(self.states, leaves.pop("states"))
+        self.states = jax.tree.map(lambda x: put(self.mesh, x, "seeds"), states)
+        self.t, self.at = (int(n) for n in leaves.pop("clock"))
+        self.record = {name.removeprefix("record."): values for name, values in leaves.items()}
+
+    def trajectory(self) -> Trajectory:
+        arrays = {name: np.stack(values, axis=1) for name, values in self.record.items()}
+        if arrays["f"].shape[-1] == 1:
+            arrays["f"] = arrays["f"][..., 0]
+        return Trajectory.of(self.steps, self.kernel_steps, arrays)
+
+    def stats(self) -> dict[str, Any]:
+        seconds = time.perf_counter() - self.began
+        return {
+            "width": self.width,
+            "parameters": self.parameters,
+            "probes": len(self.x),
+            "seconds": seconds,
+            "seconds_per_step": seconds / max(self.problem.training.num_steps, 1),
+            "seeds_per_chunk": self.each,
+        }
+
+
+def _mesh(num_seeds: int) -> tuple[Mesh | None, int]:
+    """All devices as (seeds, batch), as many as can to the seeds; and how many share the batches of a network."""
+    count = len(jax.devices())
+    groups = max(n for n in range(1, count + 1) if count % n == 0 and n <= num_seeds)
+    return devices_as(("seeds", "batch"), groups), count // groups
 
 
 def status_of(samples: Trajectory, problem: Problem) -> Status:
@@ -173,12 +236,6 @@ def _sizes(start: Any, program: Program, x: np.ndarray, batch: int) -> tuple[int
     _, fields = jax.eval_shape(lambda s, x: jax.vmap(lambda s: ensemble.outputs(s, x))(s), state.network, one)
     activations = sum(math.prod(leaf.shape) for leaf in jax.tree.leaves(fields))
     return parameters, 4 * (6 * parameters + 4 * batch * activations)
-
-
-def _all(groups: list[np.ndarray], states: list[State], num_seeds: int, look: Any) -> dict[str, np.ndarray]:
-    """What `look` sees of every network, one after the other."""
-    parts = [jax.tree.map(np.asarray, look(state)) for state in states]
-    return {name: np.concatenate([part[name] for part in parts])[:num_seeds] for name in parts[0]}
 
 
 @partial(jax.jit, static_argnames="program")
@@ -227,10 +284,13 @@ def _write_line(log: Path, t: int, width: int, seen: dict[str, np.ndarray], seco
     """One line of JSON: step, width, losses of every network."""
     line: dict[str, Any] = {"step": t, "width": width, "seconds": round(seconds, 3)}
     line |= {name: [float(x) for x in seen[name]] for name in ("loss", "test_loss", "accuracy") if name in seen}
-    with open(log, "a") as stream:
-        stream.write(json.dumps(line) + "\n")
-        stream.flush()
-        os.fsync(stream.fileno())
+    try:
+        with open(log, "a") as stream:
+            stream.write(json.dumps(line) + "\n")
+            stream.flush()
+            os.fsync(stream.fileno())
+    except OSError as error:
+        warnings.warn(f"log {log} could not be written ({error}); training goes on.", RuntimeWarning, stacklevel=2)
 
 
 def check_save(save: Iterable[str], problem: Problem) -> tuple[str, ...]:

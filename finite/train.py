@@ -24,6 +24,7 @@ from widthwise.memory import available_bytes, require
 from widthwise.parameterization import LayerScale, Role
 from widthwise.precision import computing_in
 from widthwise.result import provenance
+from widthwise.sharding import devices_as, host, put
 from widthwise.trajectory import chosen_steps
 
 CHUNK_BYTES = {"cpu": 2 * 2**20, "gpu": 512 * 2**20}
@@ -96,7 +97,8 @@ def train(
     num_probes: int = 64,
     checkpoint: str | os.PathLike[str] | None = None,
     log: str | os.PathLike[str] | None = None,
-    dtype: Literal["float32", "float64"] = "float32",
+    dtype: Literal["float32", "float64", "bfloat16"] = "float32",
+    accumulate: int = 1,
     memory: float | None = None,
     progress: bool = True,
     throw: bool = True,
@@ -129,7 +131,9 @@ def train(
         checkpoint: a file to go on from, of those networks: written every minute, read if it is there, gone at the end.
         log: a file that gets a line of JSON per recorded step, of those networks: losses of every seed.
         dtype: "float32" or "float64". The outputs of lazy networks are small differences: their rounding error is about
-            25 eps / gamma0 (mean-field; gamma0 / sqrt N for "ntk"), in float32 0.3 % at gamma0 = 1e-3.
+            25 eps / gamma0 (mean-field; gamma0 / sqrt N for "ntk"), in float32 0.3 % at gamma0 = 1e-3. Networks that the theory
+            does not solve know "bfloat16": passes in it; weights, updates and what is recorded in float32.
+        accumulate: equal parts in which batches go through those networks, one after the other, for want of memory.
         memory: bytes that the run may take, all seeds' record included; by default what is free.
         progress: show a progress bar, if there is a terminal.
         throw: raise if a network diverged; False returns what there is.
@@ -170,7 +174,8 @@ def train(
     seed = check.count("seed", seed, least=0)
     if seed >= 2**32:
         raise ValueError(f"seed must be below 2^32, got {seed}.")
-    check.choice("dtype", dtype, ("float32", "float64"))
+    check.choice("dtype", dtype, ("float32", "float64", "bfloat16"))
+    accumulate = check.count("accumulate", accumulate)
     if memory is not None:
         memory = check.positive("memory", memory, "It is a number of bytes, e.g. 4e9.")
     of_theory = isinstance(problem.architecture, MLP) and isinstance(problem.task, Task) and problem.training.optimizer is None
@@ -179,32 +184,39 @@ def train(
             "width": width,
             "num_seeds": num_seeds,
             "seed": seed,
-            "progress": progress,
             "memory": memory,
+            "dtype": dtype,
+            "accumulate": accumulate,
         }
-        return _fit(problem, settings, save_kernels, save, record, num_probes, checkpoint, log, dtype).or_raise(throw)
-    if record is not None or checkpoint is not None or log is not None:
-        raise ValueError("an MLP on a Task is recorded at every step and in one go: leave out record, checkpoint and log.")
+        return _fit(problem, settings, save_kernels, save, record, num_probes, checkpoint, log, progress).or_raise(throw)
+    if record is not None or checkpoint is not None or log is not None or accumulate > 1:
+        raise ValueError(
+            "an MLP on a Task is recorded at every step and in one go: leave out record, checkpoint, log and accumulate."
+        )
+    check.choice("dtype", dtype, ("float32", "float64"))
     _check_rounding(problem, width, dtype)
     steps = chosen_steps(problem.training.num_steps, save_kernels)
     names = _check_save(problem, save, len(steps))
+    mesh = devices_as(("seeds", "none"), len(jax.devices()))
     chunk = _seeds_per_chunk(problem, width, num_seeds, len(steps), names, np.dtype(dtype).itemsize, memory)
+    chunk *= len(jax.devices())
 
     program = _program(problem, width, len(steps), names)
     start_time = time.perf_counter()
     recorded: dict[str, np.ndarray] = {}
     with computing_in(dtype), jax.default_matmul_precision("highest"):
-        arguments = jax.tree.map(jnp.asarray, (_settings(problem, width), _data(problem), _sequence(problem, steps)))
+        arguments = (_settings(problem, width), _data(problem), _sequence(problem, steps))
+        arguments = jax.tree.map(lambda x: put(mesh, np.asarray(jnp.asarray(x))), arguments)
         key = jax.random.key(seed, impl="threefry2x32")
         starts = range(0, num_seeds, chunk)
         for start in tqdm(starts, f"width {width}", unit="chunk", disable=None if progress else True, leave=False):
             numbers = np.arange(start, start + chunk, dtype=np.uint32)  # those beyond num_seeds fill the chunk, unrecorded
-            for name, x in _run_chunk(key, numbers, *arguments, program=program).items():
+            for name, x in _run_chunk(key, put(mesh, numbers, "seeds"), *arguments, program=program).items():
                 if x is None:
                     continue
                 if name not in recorded:
                     recorded[name] = np.empty((num_seeds, *x.shape[1:]), x.dtype)
-                recorded[name][start : start + chunk] = np.asarray(x)[: num_seeds - start]
+                recorded[name][start : start + chunk] = host(x)[: num_seeds - start]
     seconds = time.perf_counter() - start_time
 
     if problem.task.y.ndim == 1:
@@ -234,25 +246,25 @@ def _fit(
     num_probes: int,
     checkpoint: str | os.PathLike[str] | None,
     log: str | os.PathLike[str] | None,
-    dtype: str,
+    progress: bool,
 ) -> Result:
     """`train` of networks that the theory does not solve."""
     from finite import fit  # imported where used, as equinox costs a fifth of a second
 
-    if dtype != "float32":
-        raise ValueError('networks other than MLPs on a Task train in dtype="float32".')
+    if settings["dtype"] == "float64":
+        raise ValueError('networks other than MLPs on a Task train in dtype="float32" or "bfloat16".')
     kept = chosen_steps(problem.training.num_steps, save_kernels)
     names = fit.check_save(save, problem)
-    samples, stats = fit.fit(
+    run = fit.Run(
         problem,
         **settings,
         steps=np.union1d(fit.recorded_steps(problem.training.num_steps, record), kept if names else []).astype(int),
         kernel_steps=kept,
         save=names,
         num_probes=check.count("num_probes", num_probes),
-        file=None if checkpoint is None else Path(checkpoint),
-        log=None if log is None else Path(log),
     )
+    file, lines = (None if path is None else Path(path) for path in (checkpoint, log))
+    samples, stats = run.solve(file, lines, progress)
     with np.errstate(over="ignore", invalid="ignore"):  # of networks that diverged
         estimate = Estimate.of(samples)
     method = f"finite.train(width={settings['width']}, num_seeds={settings['num_seeds']})"

@@ -9,31 +9,51 @@ import sys
 from pathlib import Path
 
 import numpy as np
+import pytest
 
 ROOT = Path(__file__).parent.parent
-SCRIPT = """
+START = """
 import sys
 import jax
 out, replicas, devices, port, *rank = sys.argv[1:]
 if rank:
     jax.distributed.initialize(f"localhost:{port}", 2, int(rank[0]))
 import numpy as np
-import dmft
-from widthwise import MLP, GradientDescent, Parameterization, Problem, tasks
+import dmft, finite
+from widthwise import MLP, Adam, ConvNet, GradientDescent, Parameterization, Problem, data, tasks
 assert len(jax.devices()) == int(devices)
+"""
+THEORY = """
 problem = Problem(MLP(2, "tanh"), Parameterization(1.0), tasks.sphere(3, 1, input_dim=6, seed=3),
                   GradientDescent(0.5, 12, momentum=0.5))
-theory = dmft.solve(problem, dmft.March(240, int(replicas)), save=("NTK", "update_size"), progress=False)
-np.savez(out + ("-" + rank[0] if rank else "") + ".npz", **theory.samples.observables())
+found = dmft.solve(problem, dmft.March(240, int(replicas)), save=("NTK", "update_size"), progress=False).samples.observables()
+"""
+NETWORKS = """
+adam = GradientDescent(0.3, 6, "cross_entropy", batch_size=8, optimizer=Adam())
+problem = Problem(ConvNet(2), Parameterization(), data.digits(), adam)
+nets = finite.train(problem, width=8, num_seeds=int(replicas), num_probes=8, save=["update_size"], progress=False)
+more = {"conv-" + name: x for name, x in nets.samples.observables().items()}
+problem = Problem(MLP(2), Parameterization(), tasks.sphere(3, 1, input_dim=6), GradientDescent(0.5, 6))
+found = finite.train(problem, width=8, num_seeds=int(replicas), save=["NTK"], progress=False).samples.observables() | more
+"""
+END = """
+np.savez(out + ("-" + rank[0] if rank else "") + ".npz", **{name.replace("/", "-"): x for name, x in found.items()})
 """
 
 
 def start(
-    out: Path, replicas: int, devices: int = 1, *, local: int | None = None, port: int = 0, rank: int | None = None
+    out: Path,
+    replicas: int,
+    devices: int = 1,
+    *,
+    script: str = THEORY,
+    local: int | None = None,
+    port: int = 0,
+    rank: int | None = None,
 ) -> subprocess.Popen[bytes]:
     """A process that solves and writes what it finds."""
     flag = f"--xla_force_host_platform_device_count={devices if local is None else local}"
-    command = [sys.executable, "-c", SCRIPT, str(out), str(replicas), str(devices), str(port)]
+    command = [sys.executable, "-c", START + script + END, str(out), str(replicas), str(devices), str(port)]
     env = os.environ | {
         "XLA_FLAGS": flag,
         "JAX_PLATFORMS": "cpu",
@@ -51,7 +71,9 @@ def found(process: subprocess.Popen[bytes], file: Path) -> dict[str, np.ndarray]
 
 
 def assert_equal(a: dict[str, np.ndarray], b: dict[str, np.ndarray], atol: float) -> None:
-    assert {"f", "Phi", "G", "NTK", "update_size"} <= a.keys() == b.keys()
+    assert {"f", "Phi", "G", "NTK"} <= a.keys() == b.keys()
+    assert a["f"].std() > 0.01
+    assert {"update_size", "conv-update_size-h2"} & a.keys()
     for name in a:
         assert np.allclose(a[name], b[name], rtol=0, atol=atol), name
 
@@ -66,17 +88,33 @@ def test_many_devices_give_the_answer_of_one(tmp_path: Path) -> None:
         assert_equal(a, b, 1e-9)
 
 
-def test_two_processes_give_the_answer_of_one(tmp_path: Path) -> None:
+def test_networks_on_many_devices_are_those_of_one(tmp_path: Path) -> None:
+    """Seeds over devices (6 over 2), and the batches of a network over devices (1 over 4), to rounding."""
+    for seeds, devices in ((6, 2), (1, 4)):
+        one, many = tmp_path / f"one{seeds}", tmp_path / f"many{seeds}"
+        a = found(start(one, seeds, script=NETWORKS), one.with_suffix(".npz"))
+        b = found(start(many, seeds, devices, script=NETWORKS), many.with_suffix(".npz"))
+        assert len(a["f"]) == seeds
+        assert_equal(a, b, 1e-5)
+
+
+def both(tmp_path: Path, script: str, replicas: int) -> tuple[dict[str, np.ndarray], dict[str, np.ndarray]]:
+    """What each of two processes finds."""
     with socket.socket() as free:
         free.bind(("localhost", 0))
         port = free.getsockname()[1]
-    both = tmp_path / "both"
-    processes = [start(both, 8, 2, local=1, port=port, rank=rank) for rank in (0, 1)]
+    out = tmp_path / "both"
+    processes = [start(out, replicas, 2, script=script, local=1, port=port, rank=rank) for rank in (0, 1)]
     try:
         first, second = (found(process, tmp_path / f"both-{rank}.npz") for rank, process in enumerate(processes))
     finally:
         for process in processes:
             process.kill()
-    one = found(start(tmp_path / "one", 8), tmp_path / "one.npz")
+    return first, second
+
+
+@pytest.mark.parametrize(("script", "replicas", "atol"), [(THEORY, 8, 1e-9), (NETWORKS, 6, 1e-5), (NETWORKS, 1, 1e-5)])
+def test_two_processes_give_the_answer_of_one(tmp_path: Path, script: str, replicas: int, atol: float) -> None:
+    first, second = both(tmp_path, script, replicas)
     assert_equal(first, second, 0.0)  # every process has all of it
-    assert_equal(one, first, 1e-9)
+    assert_equal(found(start(tmp_path / "one", replicas, script=script), tmp_path / "one.npz"), first, atol)

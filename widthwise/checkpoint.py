@@ -5,6 +5,7 @@ from __future__ import annotations
 import io
 import json
 import os
+import warnings
 from pathlib import Path
 from typing import Any
 
@@ -24,6 +25,14 @@ def write(path: Path, header: dict[str, Any], arrays: dict[str, Any]) -> None:
     np.savez(buffer, header=np.array(json.dumps(header)), **flat)  # type: ignore[arg-type]
     with atomic_write(path) as file:
         file.write(buffer.getbuffer())
+
+
+def keep(path: Path, header: dict[str, Any], arrays: dict[str, Any]) -> None:
+    """`write`, or a warning where it cannot be: a full disk does not stop a run, and the last checkpoint stays as it was."""
+    try:
+        write(path, header, arrays)
+    except OSError as error:
+        warnings.warn(f"checkpoint {path} could not be written ({error}); the run goes on.", RuntimeWarning, stacklevel=2)
 
 
 def read(path: Path, header: dict[str, Any]) -> dict[str, list[np.ndarray]] | None:

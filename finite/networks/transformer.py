@@ -42,7 +42,7 @@ class Block(eqx.Module):
         logits = jnp.einsum("thd,shd->hts", q, k) / q.shape[-1]
         if causal:
             logits = jnp.where(jnp.tril(jnp.ones((sites, sites), bool)), logits, -jnp.inf)
-        attention = jax.nn.softmax(logits, axis=-1)
+        attention = jax.nn.softmax(logits.astype(jnp.promote_types(x.dtype, jnp.float32)), axis=-1).astype(x.dtype)
         return dense(self.o, jnp.einsum("hts,shd->thd", attention, v).reshape(sites, -1)), attention
 
 

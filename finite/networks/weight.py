@@ -81,6 +81,7 @@ def pool(x: Float[Array, "height width channels"]) -> Float[Array, "_ _ channels
 
 
 def normalize(x: Float[Array, "*sites channels"]) -> Float[Array, "*sites channels"]:
-    """Mean zero and mean square one over the channels of each site: layer norm, without parameters."""
-    x = x - x.mean(-1, keepdims=True)
-    return x / jnp.sqrt((x**2).mean(-1, keepdims=True) + 1e-6)
+    """Mean zero and mean square one over the channels of each site: layer norm, without parameters, at least in float32."""
+    y = x.astype(jnp.promote_types(x.dtype, jnp.float32))
+    y = y - y.mean(-1, keepdims=True)
+    return (y / jnp.sqrt((y**2).mean(-1, keepdims=True) + 1e-6)).astype(x.dtype)
