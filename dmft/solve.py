@@ -83,6 +83,10 @@ def solve(
             "dmft.solve knows the limit of an MLP on a Task under gradient descent; other networks, streams and optimizers are "
             "trained by finite.train."
         )
+    if problem.parameterization.base_width is not None:
+        raise ValueError(
+            "a base_width gives every role rates of its own, which the theory does not know: use kind='mean_field'."
+        )
     limit = problem.parameterization.limit
     if limit == "none":
         raise ValueError(

@@ -32,6 +32,7 @@ from widthwise import (
     tasks,
 )
 from widthwise.data import Stream
+from widthwise.parameterization import LayerScale
 
 IMAGE, TOKENS = (8, 8, 3), (6,)
 NETWORKS: dict[str, tuple[Any, tuple[int, ...], int]] = {
@@ -162,6 +163,38 @@ def test_multipliers_and_table_are_one_network(name: str, optimizer: Any) -> Non
     np.testing.assert_allclose(a, b, atol=2e-4 * np.abs(a).max())
     other = trained(name, Parameterization(1.5, "ntk"), training)
     assert np.abs(other - a).max() > 0.02 * np.abs(a).max()
+
+
+@pytest.mark.parametrize("optimizer", [None, Adam(epsilon=1e-12)], ids=["sgd", "adam"])
+@pytest.mark.parametrize("name", ["MLP", *(pytest.param(name, marks=pytest.mark.slow) for name in ("ResNet", "Transformer"))])
+def test_base_shapes_are_the_third_form(name: str, optimizer: Any) -> None:
+    """At the base width the standard network; at any other that of mean_field with the constants that it has at the base."""
+    N0, N = 8, 32
+    training = GradientDescent(0.02 if optimizer is None else 0.002, 3, "cross_entropy", optimizer=optimizer)
+    base = Parameterization(kind="mup", base_width=N0)
+    standard = trained(name, Parameterization(kind="standard"), training, width=N0)
+    np.testing.assert_allclose(trained(name, base, training, width=N0), standard, atol=2e-5 * np.abs(standard).max())
+
+    multipliers, power = Parameterization(N0**-0.5, alpha=0.0), 1 if optimizer else 2
+
+    def seen(form: Parameterization, role: Any, width: int, fan_in: int) -> np.ndarray:
+        """What can be seen from outside: the size at the start, and how fast it moves."""
+        a, b, c = form.scale(role, width=width, fan_in=fan_in, optimizer=training.rates_of)
+        return np.array([a * b, a**power * c])
+
+    class AsTuned(Parameterization):
+        def scale(self, role: Any, *, width: int, fan_in: int, **settings: Any) -> Any:
+            a, b, c = multipliers.scale(role, width=width, fan_in=fan_in, **settings)
+            F = fan_in * N0 // width if role in ("hidden", "output") else fan_in
+            size, rate = seen(base, role, N0, F) / seen(multipliers, role, N0, F)
+            return LayerScale(a, float(size * b), float(rate * c))
+
+    wide = trained(name, base, training, width=N)
+    np.testing.assert_allclose(
+        trained(name, AsTuned(N0**-0.5, alpha=0.0), training, width=N), wide, atol=2e-4 * np.abs(wide).max()
+    )
+    other = trained(name, Parameterization(kind="standard"), training, width=N)
+    assert np.abs(other - wide).max() > 0.05 * np.abs(wide).max()
 
 
 def test_adam_is_the_textbook() -> None:

@@ -348,6 +348,17 @@ def test_limits_and_strength() -> None:
     assert set(TABLE) == set(KINDS)
     assert Parameterization(3.0, "ntk").feature_learning_strength(width=9) == pytest.approx(1.0, rel=1e-15)
     assert Parameterization(3.0).feature_learning_strength(width=9) == 3.0
+    assert Parameterization(kind="mup", base_width=4).feature_learning_strength(width=9) == 0.5
+
+
+def test_base_width_is_for_mup() -> None:
+    with pytest.raises(ValueError, match="base_width goes with kind='mup' and gamma0=1, got 'ntk'"):
+        Parameterization(kind="ntk", base_width=64)
+    with pytest.raises(ValueError, match=r"and 2\.0"):
+        Parameterization(2.0, kind="mup", base_width=64)
+    with pytest.raises(ValueError, match="base_width must be"):
+        Parameterization(kind="mup", base_width=0)
+    assert eval(repr(Parameterization(kind="mup", base_width=64))) == Parameterization(kind="mup", base_width=64)
 
 
 # --- Tasks -----------------------------------------------------------------------------------------------------------------

@@ -13,6 +13,9 @@ same network, and "ntk" is, under gradient descent, the same network again with 
     standard    PyTorch-like: no multipliers,       none: a step blows up like N
                 init 1 / fan_in, one rate
 
+"mup" with a base width N0 (base shapes, as the mup package has it) is the standard network at N = N0, and goes from there as
+"mup" does: every number of the table is standard(N0) mup(N) / mup(N0).
+
 Adam's steps have a size of their own. Its rates here are those that move f by O(eta0) per step, as gradient descent does, and
 features by O(gamma0 eta0): in "mup" the usual 1, 1 / fan_in, 1 / fan_in, times gamma0 for all but the readout.
 
@@ -30,6 +33,7 @@ from widthwise import check
 Kind = Literal["mean_field", "mup", "ntk", "standard"]
 Role = Literal["input", "hidden", "output", "bias", "output_bias"]
 Optimizer = Literal["sgd", "adam"]
+Entry = Literal["multiplier", "init_std", "learning_rate", "adam"]
 
 
 class Power(NamedTuple):
@@ -39,7 +43,7 @@ class Power(NamedTuple):
     F: float = 0.0
     gamma0: float = 0.0
 
-    def at(self, width: int, fan_in: int, gamma0: float) -> float:
+    def at(self, width: int, fan_in: float, gamma0: float) -> float:
         return float(width**self.N * fan_in**self.F * gamma0**self.gamma0)
 
 
@@ -103,11 +107,13 @@ class Parameterization:
         kind: a row of `TABLE`: "mean_field" or "mup" (the same network), "ntk", "standard".
         centered: train f - f(0), a frozen copy of the initial output subtracted.
         alpha: residual branches of L blocks enter as L^-alpha: 1/2 is depth-muP, 1 CompleteP, 0 leaves the depth alone. None is
-            1, and 0 for kind="standard".
+            1, and 0 for kind="standard" and where there is a base_width.
+        base_width: with kind="mup", the width at which the network is the standard one, whose tuned eta0 is then right at every
+            width. It has gamma0 = base_width^-1/2, and rates of its own for each role.
 
     Raises:
-        ValueError: gamma0 not above zero, unknown kind, centered not a bool, a gamma0 where the kind has none, or an alpha
-            between 0 and 1/2, whose networks blow up with the depth.
+        ValueError: gamma0 not above zero, unknown kind, centered not a bool, a gamma0 or base_width where the kind has none, or
+            an alpha between 0 and 1/2, whose networks blow up with the depth.
 
     Example:
         >>> Parameterization(gamma0=2.0).scale("output", width=100, fan_in=100)
@@ -120,6 +126,7 @@ class Parameterization:
     kind: Kind = "mean_field"
     centered: bool = True
     alpha: float | None = None
+    base_width: int | None = None
 
     def __post_init__(self) -> None:
         cure = "For the lazy limit gamma0 -> 0 use dmft.solve(problem, method=dmft.Lazy())."
@@ -128,6 +135,10 @@ class Parameterization:
         object.__setattr__(self, "centered", check.flag("centered", self.centered))
         if self.kind == "standard" and self.gamma0 != 1.0:
             raise ValueError(f"kind='standard' has no gamma0; leave it at 1, got {self.gamma0!r}.")
+        if self.base_width is not None:
+            check.count("base_width", self.base_width)
+            if self.kind != "mup" or self.gamma0 != 1.0:
+                raise ValueError(f"base_width goes with kind='mup' and gamma0=1, got {self.kind!r} and {self.gamma0!r}.")
         if self.alpha is not None:
             object.__setattr__(self, "alpha", check.at_least_zero("alpha", self.alpha))
             if 0 < self.alpha < 0.5:
@@ -135,7 +146,8 @@ class Parameterization:
 
     def __repr__(self) -> str:
         alpha = "" if self.alpha is None else f", alpha={self.alpha!r}"
-        return f"Parameterization(gamma0={self.gamma0!r}, kind={self.kind!r}, centered={self.centered!r}{alpha})"
+        base = "" if self.base_width is None else f", base_width={self.base_width!r}"
+        return f"Parameterization(gamma0={self.gamma0!r}, kind={self.kind!r}, centered={self.centered!r}{alpha}{base})"
 
     def scale(
         self, role: Role, *, width: int, fan_in: int, optimizer: Optimizer = "sgd", blocks: int | None = None
@@ -149,9 +161,8 @@ class Parameterization:
             optimizer: whose learning rate.
             blocks: for a matrix inside a residual block, the number L of blocks.
         """
-        row = TABLE[self.kind][role]
-        rate = row.adam if optimizer == "adam" else row.learning_rate
-        a, b, c = (power.at(width, fan_in, self.gamma0) for power in (row.multiplier, row.init_std, rate))
+        rate: Entry = "adam" if optimizer == "adam" else "learning_rate"
+        a, b, c = (self._number(role, entry, width, fan_in) for entry in ("multiplier", "init_std", rate))
         if blocks is not None and self.branch_power:
             c *= blocks ** (self.branch_power - 1 if optimizer == "adam" else 2 * self.branch_power - 1)
         return LayerScale(a, b, c)
@@ -161,18 +172,30 @@ class Parameterization:
 
         a_l a_L b_L L^-alpha    (a, b multiplier and initial deviation; a_L b_L those of the readout)
         """
-        row = TABLE[self.kind]
-        size = row[role].multiplier.at(width, fan_in, self.gamma0)
+        size = self._number(role, "multiplier", width, fan_in)
         if role in ("output", "output_bias"):
             return size
-        readout = row["output"]
-        size *= readout.multiplier.at(width, width, self.gamma0) * readout.init_std.at(width, width, self.gamma0)
+        size *= self._number("output", "multiplier", width, width) * self._number("output", "init_std", width, width)
         return size if blocks is None else size * self.branch(blocks)
+
+    def _number(self, role: Role, entry: Entry, width: int, fan_in: int) -> float:
+        """An entry of the table at this width."""
+
+        def at(kind: Kind, N: int, F: float) -> float:
+            return getattr(TABLE[kind][role], entry).at(N, F, self.gamma0)
+
+        if self.base_width is None:
+            return at(self.kind, width, fan_in)
+        base = (
+            fan_in * self.base_width / width if role in ("hidden", "output") else fan_in
+        )  # a fan-in that grows with the width
+        return at("standard", self.base_width, base) * at("mup", width, fan_in) / at("mup", self.base_width, base)
 
     @property
     def branch_power(self) -> float:
         """alpha"""
-        return (0.0 if self.kind == "standard" else 1.0) if self.alpha is None else self.alpha
+        as_standard = self.kind == "standard" or self.base_width is not None
+        return (0.0 if as_standard else 1.0) if self.alpha is None else self.alpha
 
     def branch(self, blocks: int) -> float:
         """L^-alpha, what multiplies each of L residual branches."""
@@ -180,7 +203,8 @@ class Parameterization:
 
     def feature_learning_strength(self, width: int) -> float:
         """The gamma0 at which the mean-field network of this width is the same network."""
-        return self.gamma0 / width**0.5 if self.kind in ("ntk", "standard") else self.gamma0
+        lazy = self.kind in ("ntk", "standard")
+        return self.gamma0 / (width if lazy else self.base_width or 1) ** 0.5
 
     @property
     def limit(self) -> Literal["feature_learning", "lazy", "none"]:
