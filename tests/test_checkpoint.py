@@ -69,7 +69,7 @@ def killed(kind: str, file: Path, after: int, delay: float) -> None:
     assert process.returncode == -signal.SIGKILL
 
 
-@pytest.mark.parametrize("kind", SETTINGS)
+@pytest.mark.parametrize("kind", ["momentum", pytest.param("langevin", marks=pytest.mark.slow)])
 def test_killed_and_resumed_gives_the_same_bits(kind: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     whole = run(kind)
     file = tmp_path / "march.npz"

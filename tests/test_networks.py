@@ -147,7 +147,7 @@ def test_dense_is_the_mlp_of_the_theory() -> None:
 # --- forms of one network -----------------------------------------------------------------------------------------------------
 
 
-FAST_FORMS = ("MLP-sgd", "MLP-adam", "ResidualMLP-sgd", "ConvNet-sgd", "Transformer-sgd", "ViT-adam")
+FAST_FORMS = ("MLP-sgd", "MLP-adam", "ResidualMLP-sgd", "ConvNet-sgd", "Transformer-sgd")
 FORMS = [
     pytest.param(name, optimizer, id=(case := f"{name}-{label}"), marks=[] if case in FAST_FORMS else [pytest.mark.slow])
     for name in NETWORKS
@@ -293,7 +293,7 @@ def test_updates_go_with_the_width_as_they_should(name: str) -> None:
     ("alpha", "block_depth", "settings"),
     [
         pytest.param(0.5, 1, SGD, id="depth-muP, sgd", marks=pytest.mark.slow),
-        pytest.param(0.5, 1, ADAM, id="depth-muP, adam"),
+        pytest.param(0.5, 1, ADAM, id="depth-muP, adam", marks=pytest.mark.slow),
         pytest.param(1.0, 2, SGD, id="CompleteP, sgd"),
         pytest.param(1.0, 2, ADAM, id="CompleteP, adam", marks=pytest.mark.slow),
     ],
