@@ -113,7 +113,10 @@ def both(tmp_path: Path, script: str, replicas: int) -> tuple[dict[str, np.ndarr
     return first, second
 
 
-@pytest.mark.parametrize(("script", "replicas", "atol"), [(THEORY, 8, 1e-9), (NETWORKS, 6, 1e-5), (NETWORKS, 1, 1e-5)])
+@pytest.mark.parametrize(
+    ("script", "replicas", "atol"),
+    [(THEORY, 8, 1e-9), (NETWORKS, 6, 1e-5), pytest.param(NETWORKS, 1, 1e-5, marks=pytest.mark.slow)],
+)
 def test_two_processes_give_the_answer_of_one(tmp_path: Path, script: str, replicas: int, atol: float) -> None:
     first, second = both(tmp_path, script, replicas)
     assert_equal(first, second, 0.0)  # every process has all of it
