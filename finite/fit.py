@@ -22,9 +22,9 @@ import numpy as np
 from jaxtyping import Array, Int
 from tqdm import tqdm
 
-from finite import ensemble
+from finite import ensemble, observe
 from finite.ensemble import CHUNK, Batch, Feed, Program, State
-from widthwise import Problem, Status, Trajectory, check, checkpoint
+from widthwise import Problem, Status, Trajectory, checkpoint
 from widthwise.data import Stream
 from widthwise.memory import require
 
@@ -33,8 +33,6 @@ CHUNK_BYTES = {"cpu": 16 * 2**20, "gpu": 2**30}
 
 RECORDED = 32
 """Steps that are recorded by default, evenly on a logarithmic scale."""
-
-SAVES = ("update_size", "kernels", "h", "attention")
 
 
 def recorded_steps(num_steps: int, record: Iterable[int] | None) -> Int[np.ndarray, "states"]:
@@ -74,9 +72,12 @@ def fit(
         return ensemble.start(problem.architecture, problem.parameterization, training, keys, width=width, **shapes)
 
     parameters, per_seed = _sizes(start, program, x, training.batch_size or len(x))
-    recorded = len(steps) * (y.size * (shapes["num_outputs"] if y.ndim == 1 else 1) + 3)
-    most = num_seeds * (24 * parameters + 16 * recorded) + per_seed
-    require(most, f"training {num_seeds} networks of width {width}", "Lower num_seeds, width or batch_size.", memory)
+    looks = observe.Looks.of(program, problem, save, width, len(x))
+    seen_by_looks, to_look = observe.needs(looks, _one(start), x, y) if save else (0, 0)
+    recorded = len(steps) * (y.size * (shapes["num_outputs"] if y.ndim == 1 else 1) + 3) + len(kernel_steps) * seen_by_looks
+    most = num_seeds * (24 * parameters + 16 * recorded) + max(per_seed, to_look)
+    cure = "Lower num_seeds, width, batch_size or num_probes, or save less."
+    require(most, f"training {num_seeds} networks of width {width}", cure, memory)
     each = max(1, min(num_seeds, CHUNK_BYTES["cpu" if jax.default_backend() == "cpu" else "gpu"] // per_seed))
     groups = [np.arange(i, i + each) for i in range(0, num_seeds, each)]  # the last is filled up, unrecorded
     key = jax.random.key(seed, impl="threefry2x32")
@@ -101,9 +102,9 @@ def fit(
     with tqdm(total=T, initial=t, desc=f"width {width}", unit="step", disable=None if progress else True, leave=False) as bar:
         while True:
             if at < len(steps) and t == steps[at]:
-                seen = _all(groups, states, num_seeds, partial(_measure, program, x=x, y=y, batch=feed.next()))
+                seen = _all(groups, states, num_seeds, partial(observe.measure, program, x=x, y=y, batch=feed.next()))
                 if t in kernel_steps and save:
-                    seen |= _all(groups, states, num_seeds, partial(_look, program, save, x=x))
+                    seen |= _all(groups, states, num_seeds, partial(observe.look, looks, x=x, y=y))
                 for name, value in seen.items():
                     record.setdefault(name, []).append(value)
                 at += 1
@@ -164,10 +165,14 @@ def _probes(problem: Problem, num_probes: int) -> Batch:
     return task.X_all[: len(y)].astype(np.float32), y.reshape(len(y), -1).astype(np.float32)
 
 
+def _one(start: Any) -> State:
+    """Shapes of an ensemble of one."""
+    return jax.eval_shape(start, jax.eval_shape(lambda: jax.random.split(jax.random.key(0), 1)))
+
+
 def _sizes(start: Any, program: Program, x: np.ndarray, batch: int) -> tuple[int, int]:
     """Parameters of a network, and bytes that one needs while it trains."""
-    keys = jax.eval_shape(lambda: jax.random.split(jax.random.key(0), 1))
-    state = jax.eval_shape(start, keys)
+    state = _one(start)
     parameters = sum(math.prod(leaf.shape) for leaf in jax.tree.leaves(state.network))
     one = jax.ShapeDtypeStruct((1, *x.shape[1:]), x.dtype)
     _, fields = jax.eval_shape(lambda s, x: jax.vmap(lambda s: ensemble.outputs(s, x))(s), state.network, one)
@@ -181,48 +186,6 @@ def _all(groups: list[np.ndarray], states: list[State], num_seeds: int, look: An
     return {name: np.concatenate([part[name] for part in parts])[:num_seeds] for name in parts[0]}
 
 
-@partial(jax.jit, static_argnames="program")
-def _measure(program: Program, state: State, x: Array, y: Array, batch: tuple[Array, Array]) -> dict[str, Array]:
-    """f at the probes; of tokens the centred logit of the token that comes. Losses, and accuracy where there are classes."""
-
-    def one(state: State) -> dict[str, Array]:
-        f, _ = ensemble.centred(program, state, x)
-        flat, target = ensemble.targets(program, f, y)
-        seen = {"f": flat, "test_loss": program.loss.of(flat, target).mean()}
-        if f.ndim > 2:
-            seen["f"] = jnp.sum((flat - flat.mean(-1, keepdims=True)) * target, axis=-1, keepdims=True)
-        if jnp.issubdtype(y.dtype, jnp.integer):
-            seen["accuracy"] = jnp.mean(jnp.argmax(flat, -1) == y.ravel())
-        of_batch, _ = ensemble.centred(program, state, batch[0])
-        seen["loss"] = program.loss.of(*ensemble.targets(program, of_batch, batch[1])).mean()
-        return seen
-
-    return jax.vmap(one)(state)
-
-
-@partial(jax.jit, static_argnames=("program", "save"))
-def _look(program: Program, save: tuple[str, ...], state: State, x: Array) -> dict[str, Array]:
-    """What `save` names of the fields at the probes."""
-
-    def one(state: State) -> dict[str, Array]:
-        _, fields = ensemble.outputs(state.network, x)
-        hidden = {name: h for name, h in fields.items() if not name.startswith("attention")}
-        out: dict[str, Array] = {}
-        if "update_size" in save:
-            _, first = ensemble.outputs(state.start, x)
-            out |= {f"update_size/{name}": jnp.sqrt(jnp.mean((h - first[name]) ** 2)) for name, h in hidden.items()}
-        if "kernels" in save:
-            flat = {name: h.reshape(len(h), -1) for name, h in hidden.items()}
-            out |= {f"kernels/{name}": h @ h.T / h.shape[1] for name, h in flat.items()}
-        if "h" in save:
-            out |= {f"h/{name}": h for name, h in hidden.items()}
-        if "attention" in save:
-            out |= {name: h for name, h in fields.items() if name.startswith("attention")}
-        return out
-
-    return jax.vmap(one)(state)
-
-
 def _write_line(log: Path, t: int, width: int, seen: dict[str, np.ndarray], seconds: float) -> None:
     """One line of JSON: step, width, losses of every network."""
     line: dict[str, Any] = {"step": t, "width": width, "seconds": round(seconds, 3)}
@@ -231,17 +194,3 @@ def _write_line(log: Path, t: int, width: int, seen: dict[str, np.ndarray], seco
         stream.write(json.dumps(line) + "\n")
         stream.flush()
         os.fsync(stream.fileno())
-
-
-def check_save(save: Iterable[str], problem: Problem) -> tuple[str, ...]:
-    """The names in `save`, each once.
-
-    Raises:
-        ValueError: an unknown name; update_size of networks whose start is not kept.
-    """
-    given = [save] if isinstance(save, str) else [*save]
-    for name in given:
-        check.choice("save", name, SAVES)
-    if "update_size" in given and not problem.parameterization.centered:
-        raise ValueError("update_size compares with the start, which is kept where outputs are centred: centered=True.")
-    return tuple(name for name in SAVES if name in given)

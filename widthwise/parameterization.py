@@ -161,13 +161,21 @@ class Parameterization:
 
         a_l a_L b_L L^-alpha    (a, b multiplier and initial deviation; a_L b_L those of the readout)
         """
-        row = TABLE[self.kind]
-        size = row[role].multiplier.at(width, fan_in, self.gamma0)
+        size = TABLE[self.kind][role].multiplier.at(width, fan_in, self.gamma0)
         if role in ("output", "output_bias"):
             return size
-        readout = row["output"]
-        size *= readout.multiplier.at(width, width, self.gamma0) * readout.init_std.at(width, width, self.gamma0)
+        size *= self.gradient_unit(width)
         return size if blocks is None else size * self.branch(blocks)
+
+    def gradient_unit(self, width: int) -> float:
+        """How d f / d h scales, entry by entry, for the fields h of neurons: a_L b_L, those of the readout.
+
+        Example:
+            >>> Parameterization(gamma0=2.0).gradient_unit(width=100)
+            0.005
+        """
+        readout = TABLE[self.kind]["output"]
+        return readout.multiplier.at(width, width, self.gamma0) * readout.init_std.at(width, width, self.gamma0)
 
     @property
     def branch_power(self) -> float:
