@@ -167,7 +167,7 @@ def around(network: Any) -> tuple[Callable[[Float[Array, "parameters"]], Any], F
 def rows_at_a_time(network: Any, x: Any, rows: int, budget: float) -> tuple[int, int]:
     """How many rows of the Jacobian, with the fields they come from, take half of `budget` bytes; those of two such blocks."""
     _, fields = jax.eval_shape(lambda network, x: network(x), network, jax.ShapeDtypeStruct(x.shape[1:], x.dtype))
-    two = 2 * 4 * (_size(network) + 4 * _size(fields))
+    two = 2 * 4 * (2 * _size(network) + 4 * _size(fields))  # a gradient is there before and after sqrt(c_W)
     b = int(np.clip(budget // two, 1, rows))
     return b, b * two
 
@@ -312,7 +312,7 @@ def needs(looks: Looks, state: State, x: np.ndarray, y: np.ndarray) -> tuple[int
     _, fields = jax.eval_shape(lambda network, x: jax.vmap(network)(x), one, x)
     floats = 4 * _size(fields)
     if OPERATORS.keys() & {*looks.names}:
-        floats += LANCZOS * _size(one) + 4 * _size(fields)
+        floats += (LANCZOS + 20) * _size(one) + 4 * _size(fields)  # its basis; what a product passes through
     rows = rows_at_a_time(one, x, y.size, ROWS_BYTES)[1] if {"NTK", "eigenvalues"} & {*looks.names} else 0
     numbers = _size(jax.eval_shape(partial(_observe, looks), state, x, y)) // seeds + len(looks.names)
     return numbers, 4 * floats + rows
