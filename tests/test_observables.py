@@ -1,4 +1,7 @@
-"""What `save` names of real networks: against dense derivatives, against the theory's networks, against gradient descent."""
+"""What `save` names of real networks: against dense derivatives, against the theory's networks, against gradient descent.
+
+A convolutional network, too: `pytest -m slow tests/test_observables.py`.
+"""
 
 from __future__ import annotations
 
@@ -137,7 +140,7 @@ def observables(J: np.ndarray, H: np.ndarray, full: np.ndarray, y: Any, rates: n
     }
 
 
-@pytest.mark.parametrize("name", PROBLEMS)
+@pytest.mark.parametrize("name", ["MLP", "Transformer", pytest.param("ConvNet", marks=pytest.mark.slow)])
 def test_curvature_is_that_of_dense_derivatives(name: str) -> None:
     """NTK, its eigenvalues, Gauss-Newton and Hessian of the second network of two, trained by Adam or not."""
     problem = tokens_of_few_kinds(PROBLEMS[name])
