@@ -21,7 +21,7 @@ import numpy as np
 from jaxtyping import Array, Float
 from tqdm import tqdm
 
-from finite import ensemble
+from finite import ensemble, observe
 from widthwise import Problem, Result, check
 from widthwise.data import Stream
 
@@ -204,7 +204,7 @@ def _look(program: ensemble.Program, state: ensemble.State, x: Array) -> dict[st
 
     def one(state: ensemble.State) -> dict[str, Array]:
         f, fields = ensemble.centred(program, state, x)
-        return {name: h for name, h in fields.items() if not name.startswith("attention")} | {"f": f}
+        return observe.hidden(fields) | {"f": f}
 
     return jax.vmap(one)(state)
 

@@ -18,15 +18,14 @@ from pathlib import Path
 from typing import Any
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 from jaxtyping import Array, Int
 from tqdm import tqdm
 
-from finite import ensemble
+from finite import ensemble, observe
 from finite.ensemble import CHUNK, Batch, Feed, Program, State
-from widthwise import Problem, Status, Trajectory, check, checkpoint
+from widthwise import Problem, Status, Trajectory, checkpoint
 from widthwise.data import Stream
 from widthwise.memory import require
 from widthwise.sharding import agreed, devices_as, host, put
@@ -36,8 +35,6 @@ CHUNK_BYTES = {"cpu": 16 * 2**20, "gpu": 2**30}
 
 RECORDED = 32
 """Steps that are recorded by default, evenly on a logarithmic scale."""
-
-SAVES = ("update_size", "kernels", "h", "attention")
 
 
 def recorded_steps(num_steps: int, record: Iterable[int] | None) -> Int[np.ndarray, "states"]:
@@ -85,9 +82,13 @@ class Run:
             return ensemble.start(problem.architecture, form, training, keys, width=width, sharding=sharding, **shapes)
 
         self.parameters, per_seed = _sizes(start, self.program, self.x, batch)
+        self.looks = observe.Looks.of(self.exact, problem, save, width, len(self.x))
+        seen_by_looks, to_look = observe.needs(self.looks, _one(start), self.x, self.y) if save else (0, 0)
         recorded = len(steps) * (self.y.size * (shapes["num_outputs"] if self.y.ndim == 1 else 1) + 3)
-        most = num_seeds * (24 * self.parameters + 16 * recorded) + per_seed
-        require(most, f"training {num_seeds} networks of width {width}", "Lower num_seeds, width or batch_size.", memory)
+        recorded += len(kernel_steps) * seen_by_looks
+        most = num_seeds * (24 * self.parameters + 16 * recorded) + max(per_seed, to_look)
+        cure = "Lower num_seeds, width, batch_size or num_probes, or save less."
+        require(most, f"training {num_seeds} networks of width {width}", cure, memory)
         if batch % (accumulate * sharing):
             raise ValueError(
                 f"batches of {batch} cannot be cut into {accumulate} (accumulate) times {sharing} (devices to each network) "
@@ -151,9 +152,9 @@ class Run:
 
     def look(self, batch: Batch) -> dict[str, np.ndarray]:
         """Record this step."""
-        seen = self.of_all(partial(_measure, self.exact, x=self.x, y=self.y, batch=batch))
+        seen = self.of_all(partial(observe.measure, self.exact, x=self.x, y=self.y, batch=batch))
         if self.t in self.kernel_steps and self.save:
-            seen |= self.of_all(partial(_look, self.exact, self.save, x=self.x))
+            seen |= self.of_all(partial(observe.look, self.looks, x=self.x, y=self.y))
         for name, value in seen.items():
             self.record.setdefault(name, []).append(value)
         self.at += 1
@@ -227,57 +228,19 @@ def _probes(problem: Problem, num_probes: int) -> Batch:
     return task.X_all[: len(y)].astype(np.float32), y.reshape(len(y), -1).astype(np.float32)
 
 
+def _one(start: Any) -> State:
+    """Shapes of an ensemble of one."""
+    return jax.eval_shape(start, jax.eval_shape(lambda: jax.random.split(jax.random.key(0), 1)))
+
+
 def _sizes(start: Any, program: Program, x: np.ndarray, batch: int) -> tuple[int, int]:
     """Parameters of a network, and bytes that one needs while it trains."""
-    keys = jax.eval_shape(lambda: jax.random.split(jax.random.key(0), 1))
-    state = jax.eval_shape(start, keys)
+    state = _one(start)
     parameters = sum(math.prod(leaf.shape) for leaf in jax.tree.leaves(state.network))
     one = jax.ShapeDtypeStruct((1, *x.shape[1:]), x.dtype)
     _, fields = jax.eval_shape(lambda s, x: jax.vmap(lambda s: ensemble.outputs(s, x))(s), state.network, one)
     activations = sum(math.prod(leaf.shape) for leaf in jax.tree.leaves(fields))
     return parameters, 4 * (6 * parameters + 4 * batch * activations)
-
-
-@partial(jax.jit, static_argnames="program")
-def _measure(program: Program, state: State, x: Array, y: Array, batch: tuple[Array, Array]) -> dict[str, Array]:
-    """f at the probes; of tokens the centred logit of the token that comes. Losses, and accuracy where there are classes."""
-
-    def one(state: State) -> dict[str, Array]:
-        f, _ = ensemble.centred(program, state, x)
-        flat, target = ensemble.targets(program, f, y)
-        seen = {"f": flat, "test_loss": program.loss.of(flat, target).mean()}
-        if f.ndim > 2:
-            seen["f"] = jnp.sum((flat - flat.mean(-1, keepdims=True)) * target, axis=-1, keepdims=True)
-        if jnp.issubdtype(y.dtype, jnp.integer):
-            seen["accuracy"] = jnp.mean(jnp.argmax(flat, -1) == y.ravel())
-        of_batch, _ = ensemble.centred(program, state, batch[0])
-        seen["loss"] = program.loss.of(*ensemble.targets(program, of_batch, batch[1])).mean()
-        return seen
-
-    return jax.vmap(one)(state)
-
-
-@partial(jax.jit, static_argnames=("program", "save"))
-def _look(program: Program, save: tuple[str, ...], state: State, x: Array) -> dict[str, Array]:
-    """What `save` names of the fields at the probes."""
-
-    def one(state: State) -> dict[str, Array]:
-        _, fields = ensemble.outputs(state.network, x)
-        hidden = {name: h for name, h in fields.items() if not name.startswith("attention")}
-        out: dict[str, Array] = {}
-        if "update_size" in save:
-            _, first = ensemble.outputs(state.start, x)
-            out |= {f"update_size/{name}": jnp.sqrt(jnp.mean((h - first[name]) ** 2)) for name, h in hidden.items()}
-        if "kernels" in save:
-            flat = {name: h.reshape(len(h), -1) for name, h in hidden.items()}
-            out |= {f"kernels/{name}": h @ h.T / h.shape[1] for name, h in flat.items()}
-        if "h" in save:
-            out |= {f"h/{name}": h for name, h in hidden.items()}
-        if "attention" in save:
-            out |= {name: h for name, h in fields.items() if name.startswith("attention")}
-        return out
-
-    return jax.vmap(one)(state)
 
 
 def _write_line(log: Path, t: int, width: int, seen: dict[str, np.ndarray], seconds: float) -> None:
@@ -291,17 +254,3 @@ def _write_line(log: Path, t: int, width: int, seen: dict[str, np.ndarray], seco
             os.fsync(stream.fileno())
     except OSError as error:
         warnings.warn(f"log {log} could not be written ({error}); training goes on.", RuntimeWarning, stacklevel=2)
-
-
-def check_save(save: Iterable[str], problem: Problem) -> tuple[str, ...]:
-    """The names in `save`, each once.
-
-    Raises:
-        ValueError: an unknown name; update_size of networks whose start is not kept.
-    """
-    given = [save] if isinstance(save, str) else [*save]
-    for name in given:
-        check.choice("save", name, SAVES)
-    if "update_size" in given and not problem.parameterization.centered:
-        raise ValueError("update_size compares with the start, which is kept where outputs are centred: centered=True.")
-    return tuple(name for name in SAVES if name in given)

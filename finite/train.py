@@ -125,7 +125,8 @@ def train(
         save_kernels: steps in 0 ... T at which Phi and G are kept, each with each; by default the first and the last.
         save: names of further observables to keep at those steps, of "NTK", "eigenvalues", "sharpness", "update_size", "h" and
             "z": see `Trajectory.NAMES`. NTK and what follows from it are those of the single network, with its layer rates. h
-            and z are of all N neurons, z that of output 0: g^l = phi'(h^l) z^l.
+            and z are of all N neurons, z that of output 0: g^l = phi'(h^l) z^l. Of networks that the theory does not solve:
+            those of `docs/networks.md`.
         record: steps to record, of networks that the theory does not solve; by default 32 of them, evenly in log t.
         num_probes: held-out points of a Stream at which those networks are watched.
         checkpoint: a file to go on from, of those networks: written every minute, read if it is there, gone at the end.
@@ -249,12 +250,12 @@ def _fit(
     progress: bool,
 ) -> Result:
     """`train` of networks that the theory does not solve."""
-    from finite import fit  # imported where used, as equinox costs a fifth of a second
+    from finite import fit, observe  # imported where used, as equinox costs a fifth of a second
 
     if settings["dtype"] == "float64":
         raise ValueError('networks other than MLPs on a Task train in dtype="float32" or "bfloat16".')
     kept = chosen_steps(problem.training.num_steps, save_kernels)
-    names = fit.check_save(save, problem)
+    names = observe.check_save(save, problem)
     run = fit.Run(
         problem,
         **settings,

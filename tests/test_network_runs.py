@@ -257,7 +257,13 @@ BAD: dict[str, tuple[Any, str]] = {
     "momentum of Adam": (lambda: GradientDescent(0.1, 5, momentum=0.9, optimizer=Adam()), "momentum belongs to plain"),
     "b1": (lambda: Adam(b1=1.0), "b1 must be below 1"),
     "like": (lambda: Optax(optax.sgd(1.0), "lion"), "like must be one of"),  # type: ignore[arg-type]
-    "save": (lambda: run(a_problem(), save=["sharpness"]), "save must be one of 'update_size'"),
+    "save": (lambda: run(a_problem(), save=["z"]), "save must be one of 'update_size'"),
+    "layer rates": (
+        lambda: Problem(
+            ResidualMLP(1), Parameterization(), tasks.sphere(4, input_dim=8), GradientDescent(0.1, 5, layer_rates=(1.0, 1.0))
+        ),
+        "layer_rates is for an MLP on a Task",
+    ),
     "too many probes": (lambda: finite.coordinate_check(a_problem(), widths=[8]), "at least two"),
     "theory of a real network": (lambda: dmft.solve(a_problem()), "finite.train"),
 }

@@ -118,23 +118,28 @@ def test_decoder_sees_no_later_token_and_viewer_all_patches() -> None:
     assert (np.asarray(fields["attention1"]) > 0).all()
 
 
+def state_of_theory(problem: Problem, width: int, seed: int) -> ensemble.State:
+    """The first network of `finite.train(problem, ...)`, hand-written there, put into the module."""
+    from finite.train import _scales
+
+    key = jax.random.fold_in(jax.random.key(seed, impl="threefry2x32"), 0)
+    shapes: dict[str, Any] = {"width": width, "num_outputs": problem.task.num_outputs}
+    D = problem.task.input_dim
+    weights = mlp.init(key, _scales(problem, width), input_dim=D, dtype=jnp.float32, **shapes)
+    module: Any = build(problem.architecture, problem.parameterization, input_shape=(D,), key=key, **shapes)
+    object.__setattr__(module, "W", [replace(w, value=layer.W) for w, layer in zip(module.W, weights, strict=True)])
+    if module.b:
+        object.__setattr__(module, "b", [replace(w, value=layer.b) for w, layer in zip(module.b, weights, strict=True)])
+    return ensemble.State(module, module, jax.tree.map(jnp.zeros_like, module))
+
+
 def test_dense_is_the_mlp_of_the_theory() -> None:
     """Weights of the hand-written network put into the module: the same f after the same steps, SGD with momentum and decay."""
     task = tasks.sphere(4, input_dim=6)
     training = GradientDescent(0.3, 5, momentum=0.5, nesterov=True, weight_decay=0.1)
     problem = Problem(MLP(2, "tanh", bias=0.5), Parameterization(1.5), task, training)
     nets = finite.train(problem, width=16, num_seeds=1, seed=3, progress=False)
-    from finite.train import _scales
-
-    key = jax.random.fold_in(jax.random.key(3, impl="threefry2x32"), 0)
-    weights = mlp.init(key, _scales(problem, 16), width=16, input_dim=6, num_outputs=1, dtype=jnp.float32)
-    module: Any = build(problem.architecture, problem.parameterization, width=16, input_shape=(6,), num_outputs=1, key=key)
-    W = [replace(w, value=layer.W) for w, layer in zip(module.W, weights, strict=True)]
-    b = [replace(w, value=layer.b) for w, layer in zip(module.b, weights, strict=True)]
-    module = jax.tree.map(lambda x: x, module)
-    object.__setattr__(module, "W", W)
-    object.__setattr__(module, "b", b)
-    state = ensemble.State(module, module, jax.tree.map(jnp.zeros_like, module))
+    state = state_of_theory(problem, 16, seed=3)
     program, numbers = ensemble.program_of(problem.parameterization, training), ensemble.Training.of(training)
     X, y = task.X.astype(np.float32), task.y.reshape(-1, 1).astype(np.float32)
     for _ in range(5):

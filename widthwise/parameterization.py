@@ -175,8 +175,17 @@ class Parameterization:
         size = self._number(role, "multiplier", width, fan_in)
         if role in ("output", "output_bias"):
             return size
-        size *= self._number("output", "multiplier", width, width) * self._number("output", "init_std", width, width)
+        size *= self.gradient_unit(width)
         return size if blocks is None else size * self.branch(blocks)
+
+    def gradient_unit(self, width: int) -> float:
+        """How d f / d h scales, entry by entry, for the fields h of neurons: a_L b_L, those of the readout.
+
+        Example:
+            >>> Parameterization(gamma0=2.0).gradient_unit(width=100)
+            0.005
+        """
+        return self._number("output", "multiplier", width, width) * self._number("output", "init_std", width, width)
 
     def _number(self, role: Role, entry: Entry, width: int, fan_in: int) -> float:
         """An entry of the table at this width."""
@@ -186,9 +195,8 @@ class Parameterization:
 
         if self.base_width is None:
             return at(self.kind, width, fan_in)
-        base = (
-            fan_in * self.base_width / width if role in ("hidden", "output") else fan_in
-        )  # a fan-in that grows with the width
+        grows = role in ("hidden", "output")
+        base = fan_in * self.base_width / width if grows else fan_in
         return at("standard", self.base_width, base) * at("mup", width, fan_in) / at("mup", self.base_width, base)
 
     @property

@@ -83,6 +83,10 @@ class Problem:
                 f"a Task holds vectors, which MLP and ResidualMLP take; {type(self.architecture).__name__} takes a Stream of "
                 "images or tokens: widthwise.data.from_arrays makes one of arrays."
             )
+        if not isinstance(self.architecture, MLP) or training.optimizer is not None:
+            for name in ("temperature", "flow", "layer_rates"):
+                if getattr(training, name):
+                    raise ValueError(f"{name} is for an MLP on a Task without an optimizer of its own: leave it out.")
         L = self.architecture.depth
         training.check_data(task.num_train)
         if training.online and not task.num_test:

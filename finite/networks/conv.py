@@ -5,8 +5,7 @@ from __future__ import annotations
 import equinox as eqx
 from jaxtyping import Array, Float
 
-from finite.networks.mlp import Fields
-from finite.networks.weight import Maker, Weight, convolve, dense, normalize, pool
+from finite.networks.weight import Fields, Maker, Watch, Weight, convolve, dense, normalize, pool
 from widthwise import Activation, ConvNet, ResNet
 
 
@@ -24,14 +23,15 @@ class Convolutional(eqx.Module):
         self.w = make("output", (num_outputs, N), N)
         self.act = noun.activation
 
-    def __call__(self, x: Float[Array, "height width channels"]) -> tuple[Float[Array, "outputs"], Fields]:
-        fields: Fields = {}
+    def __call__(
+        self, x: Float[Array, "height width channels"], push: Fields | None = None
+    ) -> tuple[Float[Array, "outputs"], Fields]:
+        see = Watch(push)
         for l, W in enumerate(self.W):
-            h = fields[f"h{l + 1}"] = convolve(W, x)
-            x = self.act.phi(h)
+            x = self.act.phi(see(f"h{l + 1}", convolve(W, x)))
             if min(x.shape[:2]) > 1:
                 x = pool(x)
-        return dense(self.w, x.mean((0, 1))), fields
+        return dense(self.w, x.mean((0, 1))), see.fields
 
 
 class BasicBlock(eqx.Module):
@@ -75,14 +75,15 @@ class Residual(eqx.Module):
     def _phi(self, h: Float[Array, "height width channels"]) -> Float[Array, "height width channels"]:
         return self.act.phi(normalize(h) if self.norm else h)
 
-    def __call__(self, x: Float[Array, "height width channels"]) -> tuple[Float[Array, "outputs"], Fields]:
-        h = convolve(self.W0, x)
-        fields = {"h1": h}
+    def __call__(
+        self, x: Float[Array, "height width channels"], push: Fields | None = None
+    ) -> tuple[Float[Array, "outputs"], Fields]:
+        see = Watch(push)
+        h = see("h1", convolve(self.W0, x))
         for l, block in enumerate(self.blocks):
             inner = convolve(block.W, self._phi(h), block.stride)
             branch = convolve(block.V, self._phi(inner))
             if block.shortcut is not None:
                 h = convolve(block.shortcut, h, block.stride)
-            h = h + self.branch * branch
-            fields[f"h{l + 2}"] = h
-        return dense(self.w, self._phi(h).mean((0, 1))), fields
+            h = see(f"h{l + 2}", h + self.branch * branch)
+        return dense(self.w, self._phi(h).mean((0, 1))), see.fields

@@ -7,10 +7,8 @@ import math
 import equinox as eqx
 from jaxtyping import Array, Float
 
-from finite.networks.weight import Maker, Weight, dense
+from finite.networks.weight import Fields, Maker, Watch, Weight, dense
 from widthwise import MLP, Activation, ResidualMLP
-
-Fields = dict[str, Array]
 
 
 class Dense(eqx.Module):
@@ -30,17 +28,16 @@ class Dense(eqx.Module):
             self.b = [*(make("bias", (N,), 1) for _ in range(noun.depth)), make("output_bias", (num_outputs,), 1)]
         self.act, self.bias = noun.activation, noun.bias
 
-    def __call__(self, x: Float[Array, "..."]) -> tuple[Float[Array, "outputs"], Fields]:
-        fields: Fields = {}
+    def __call__(self, x: Float[Array, "..."], push: Fields | None = None) -> tuple[Float[Array, "outputs"], Fields]:
+        see = Watch(push)
         phi = x.ravel()
         for l, W in enumerate(self.W):
             h = dense(W, phi)
             if self.b:
                 h = h + self.bias * self.b[l]()
             if l < len(self.W) - 1:
-                fields[f"h{l + 1}"] = h
-                phi = self.act.phi(h)
-        return h, fields
+                phi = self.act.phi(see(f"h{l + 1}", h))
+        return h, see.fields
 
 
 class Residual(eqx.Module):
@@ -59,13 +56,12 @@ class Residual(eqx.Module):
         self.w = make("output", (num_outputs, N), N)
         self.act, self.branch = noun.activation, make.form.branch(noun.depth)
 
-    def __call__(self, x: Float[Array, "..."]) -> tuple[Float[Array, "outputs"], Fields]:
-        h = dense(self.W0, x.ravel())
-        fields = {"h1": h}
+    def __call__(self, x: Float[Array, "..."], push: Fields | None = None) -> tuple[Float[Array, "outputs"], Fields]:
+        see = Watch(push)
+        h = see("h1", dense(self.W0, x.ravel()))
         for l, block in enumerate(self.blocks):
             branch = h
             for W in block:
                 branch = dense(W, self.act.phi(branch))
-            h = h + self.branch * branch
-            fields[f"h{l + 2}"] = h
-        return dense(self.w, self.act.phi(h)), fields
+            h = see(f"h{l + 2}", h + self.branch * branch)
+        return dense(self.w, self.act.phi(h)), see.fields

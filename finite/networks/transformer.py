@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from functools import partial
+
 import equinox as eqx
 import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float, Int
 
-from finite.networks.mlp import Fields
-from finite.networks.weight import Maker, Weight, dense, normalize
+from finite.networks.weight import Fields, Maker, Watch, Weight, dense, normalize
 from widthwise import Activation, Transformer, ViT
 
 
@@ -34,16 +36,16 @@ class Block(eqx.Module):
         self.num_heads = noun.heads_at(N)
 
     def attend(
-        self, x: Float[Array, "sites channels"], causal: bool
-    ) -> tuple[Float[Array, "sites channels"], Float[Array, "heads sites sites"]]:
-        """o softmax(q . k / d) v for every head of d channels, and the softmax."""
+        self, x: Float[Array, "sites channels"], causal: bool, see: Callable[[Array], Array]
+    ) -> Float[Array, "sites channels"]:
+        """o softmax(q . k / d) v for every head of d channels; `see` is shown the softmax."""
         sites, H = len(x), self.num_heads
         q, k, v = (dense(W, x).reshape(sites, H, -1) for W in (self.q, self.k, self.v))
         logits = jnp.einsum("thd,shd->hts", q, k) / q.shape[-1]
         if causal:
             logits = jnp.where(jnp.tril(jnp.ones((sites, sites), bool)), logits, -jnp.inf)
-        attention = jax.nn.softmax(logits.astype(jnp.promote_types(x.dtype, jnp.float32)), axis=-1).astype(x.dtype)
-        return dense(self.o, jnp.einsum("hts,shd->thd", attention, v).reshape(sites, -1)), attention
+        attention = see(jax.nn.softmax(logits.astype(jnp.promote_types(x.dtype, jnp.float32)), axis=-1).astype(x.dtype))
+        return dense(self.o, jnp.einsum("hts,shd->thd", attention, v).reshape(sites, -1))
 
 
 class Body(eqx.Module):
@@ -58,15 +60,14 @@ class Body(eqx.Module):
         self.blocks = [Block(noun, make) for _ in range(noun.depth)]
         self.act, self.branch, self.causal = noun.activation, make.form.branch(noun.depth), causal
 
-    def __call__(self, h: Float[Array, "sites channels"]) -> tuple[Float[Array, "sites channels"], Fields]:
-        fields = {"embedding": h}
+    def __call__(self, h: Float[Array, "sites channels"], see: Watch) -> Float[Array, "sites channels"]:
+        h = see("embedding", h)
         for l, block in enumerate(self.blocks, 1):
-            attended, attention = block.attend(normalize(h), self.causal)
-            h = h + self.branch * attended
-            inner = dense(block.W, normalize(h))
-            h = h + self.branch * dense(block.V, self.act.phi(inner))
-            fields |= {f"attention{l}": attention, f"value{l}": attended, f"mlp{l}": inner, f"h{l}": h}
-        return normalize(h), fields
+            attended = block.attend(normalize(h), self.causal, partial(see, f"attention{l}"))
+            h = h + self.branch * see(f"value{l}", attended)
+            inner = see(f"mlp{l}", dense(block.W, normalize(h)))
+            h = see(f"h{l}", h + self.branch * dense(block.V, self.act.phi(inner)))
+        return normalize(h)
 
 
 class Decoder(eqx.Module):
@@ -87,9 +88,12 @@ class Decoder(eqx.Module):
         self.w = None if noun.tied else w
         self.readout = w.scale.multiplier * w.scale.init_std / self.E.scale.init_std
 
-    def __call__(self, x: Int[Array, "context"]) -> tuple[Float[Array, "context vocabulary"], Fields]:
-        h, fields = self.body(self.E()[x] + self.place()[: len(x)])
-        return dense(self.w, h) if self.w is not None else self.readout * (h @ self.E.value.T), fields
+    def __call__(
+        self, x: Int[Array, "context"], push: Fields | None = None
+    ) -> tuple[Float[Array, "context vocabulary"], Fields]:
+        see = Watch(push)
+        h = self.body(self.E()[x] + self.place()[: len(x)], see)
+        return dense(self.w, h) if self.w is not None else self.readout * (h @ self.E.value.T), see.fields
 
 
 class Viewer(eqx.Module):
@@ -109,8 +113,11 @@ class Viewer(eqx.Module):
         self.w = make("output", (num_outputs, N), N)
         self.patch = p
 
-    def __call__(self, x: Float[Array, "height width channels"]) -> tuple[Float[Array, "outputs"], Fields]:
+    def __call__(
+        self, x: Float[Array, "height width channels"], push: Fields | None = None
+    ) -> tuple[Float[Array, "outputs"], Fields]:
         p, (height, width, channels) = self.patch, x.shape
         patches = x.reshape(height // p, p, width // p, p, channels).swapaxes(1, 2).reshape(len(self.place.value), -1)
-        h, fields = self.body(dense(self.W0, patches) + self.place())
-        return dense(self.w, h.mean(0)), fields
+        see = Watch(push)
+        h = self.body(dense(self.W0, patches) + self.place(), see)
+        return dense(self.w, h.mean(0)), see.fields

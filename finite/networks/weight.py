@@ -17,14 +17,20 @@ from jaxtyping import Array, Float, Key
 from widthwise import Parameterization
 from widthwise.parameterization import LayerScale, Optimizer, Role
 
+Fields = dict[str, Array]
+
 
 class Weight(eqx.Module):
-    """An array that enters the network as `scale.multiplier * value`."""
+    """An array that enters the network as `scale.multiplier * value`.
+
+    `descent_rate` is its learning rate under gradient descent, whatever the optimizer: the unit of tangent kernels.
+    """
 
     value: Float[Array, "..."]
     role: Role = eqx.field(static=True)
     scale: LayerScale = eqx.field(static=True)
     gradient_size: float = eqx.field(static=True)
+    descent_rate: float = eqx.field(static=True)
 
     def __call__(self) -> Float[Array, "..."]:
         return self.scale.multiplier * self.value
@@ -52,9 +58,28 @@ class Maker:
         """A weight of this shape, each of whose outputs is a sum over `fan_in` numbers."""
         where: dict[str, Any] = {"width": self.width, "fan_in": fan_in, "blocks": self.blocks if in_block else None}
         scale = self.form.scale(role, optimizer=self.optimizer, **where)
+        descent_rate = self.form.scale(role, **where).learning_rate
         value = scale.init_std * jax.random.normal(jax.random.fold_in(self.key, self.made), shape)
         self.made += 1
-        return Weight(value, role, scale, self.form.gradient_size(role, **where))
+        return Weight(value, role, scale, self.form.gradient_size(role, **where), descent_rate)
+
+
+class Watch:
+    """Names the fields as the network makes them, and adds `push` to them: a derivative by push is one by the field.
+
+    Example:
+        >>> see = Watch({"h1": jnp.ones(2)})
+        >>> (2 * see("h1", jnp.zeros(2))).tolist(), see.fields["h1"].tolist()
+        ([2.0, 2.0], [1.0, 1.0])
+    """
+
+    def __init__(self, push: Fields | None):
+        self.push: Fields = push or {}
+        self.fields: Fields = {}
+
+    def __call__(self, name: str, h: Float[Array, "..."]) -> Float[Array, "..."]:
+        self.fields[name] = h + self.push[name] if name in self.push else h
+        return self.fields[name]
 
 
 def dense(W: Weight, x: Float[Array, "*sites inputs"]) -> Float[Array, "*sites outputs"]:
