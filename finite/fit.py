@@ -73,11 +73,11 @@ def fit(
     def start(keys: Array) -> State:
         return ensemble.start(problem.architecture, problem.parameterization, training, keys, width=width, **shapes)
 
-    parameters, per_seed = _sizes(start, program, x, training.batch_size or len(x))
+    parameters, per_seed = sizes(start, program, x, training.batch_size or len(x))
     recorded = len(steps) * (y.size * (shapes["num_outputs"] if y.ndim == 1 else 1) + 3)
     most = num_seeds * (24 * parameters + 16 * recorded) + per_seed
     require(most, f"training {num_seeds} networks of width {width}", "Lower num_seeds, width or batch_size.", memory)
-    each = max(1, min(num_seeds, CHUNK_BYTES["cpu" if jax.default_backend() == "cpu" else "gpu"] // per_seed))
+    each = at_a_time(num_seeds, per_seed)
     groups = [np.arange(i, i + each) for i in range(0, num_seeds, each)]  # the last is filled up, unrecorded
     key = jax.random.key(seed, impl="threefry2x32")
     states: list[State] = [start(jax.vmap(partial(jax.random.fold_in, key))(group)) for group in groups]
@@ -164,7 +164,12 @@ def _probes(problem: Problem, num_probes: int) -> Batch:
     return task.X_all[: len(y)].astype(np.float32), y.reshape(len(y), -1).astype(np.float32)
 
 
-def _sizes(start: Any, program: Program, x: np.ndarray, batch: int) -> tuple[int, int]:
+def at_a_time(num_networks: int, bytes_of_one: int) -> int:
+    """How many networks train at a time."""
+    return max(1, min(num_networks, CHUNK_BYTES["cpu" if jax.default_backend() == "cpu" else "gpu"] // bytes_of_one))
+
+
+def sizes(start: Any, program: Program, x: np.ndarray, batch: int) -> tuple[int, int]:
     """Parameters of a network, and bytes that one needs while it trains."""
     keys = jax.eval_shape(lambda: jax.random.split(jax.random.key(0), 1))
     state = jax.eval_shape(start, keys)
