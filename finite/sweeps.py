@@ -25,9 +25,8 @@ import numpy as np
 from jaxtyping import Array, Bool, Float, Int, Key
 from tqdm import tqdm
 
-from finite import ensemble
+from finite import ensemble, fit
 from finite.coordinates import slope_of
-from finite.fit import at_a_time, sizes
 from widthwise import Problem, check
 from widthwise.memory import require
 from widthwise.result import atomic_write
@@ -97,8 +96,9 @@ class Sweep:
     def optimal(self) -> dict[int, tuple[float, float]]:
         """Optimal eta0 of every width (or depth), and the standard error of its log2, by the bootstrap over seeds.
 
-        The error knows nothing of where the optimum lies beyond the grid (see `at_edge`), nor of loss curves that are no
-        parabolas over two steps of the grid. A neighbour that diverged moves the optimum half a step away from it.
+        The error is that of initial weights alone. It does not know of an optimum beyond the grid (see `at_edge`), nor of the
+        roughness that the one sequence of batches leaves in the curves of all seeds: average over more steps (`last`) where
+        curves are rough. Beside a rate that diverged the optimum lies half a step away from it.
         """
         places, errors = self._optima
         return {n: (float(2**place), float(error)) for n, place, error in zip(self.sizes, places, errors, strict=True)}
@@ -177,14 +177,14 @@ class Sweep:
         import matplotlib.pyplot as plt
 
         figure, ax = plt.subplots(figsize=(5.6, 3.8), layout="constrained")
-        mean, n = self.mean, self.losses.shape[-1]
+        mean, best, n = self.mean, self.best, self.losses.shape[-1]
         finite = np.isfinite(mean)
         shown = np.where(finite, mean, np.nan)
         error = np.where(finite[..., None], self.losses, np.nan).std(-1, ddof=1) / math.sqrt(n)
         colours = plt.get_cmap("viridis")(np.linspace(0, 0.9, len(self.sizes)))
         for i, (size, (rate, _)) in enumerate(self.optimal.items()):
             ax.errorbar(self.rates, shown[i], error[i], color=colours[i], marker="o", markersize=3, label=str(size))
-            ax.plot(rate, mean[i, self.best[i]], "*", color=colours[i], markersize=13, markeredgecolor="white", zorder=3)
+            ax.plot(rate, mean[i, best[i]], "*", color=colours[i], markersize=12, markeredgecolor="white", zorder=3)
             lost = self.rates[~finite[i]]
             height = np.full(len(lost), 0.97 - 0.03 * i)
             ax.plot(lost, height, "x", color=colours[i], markersize=4, transform=ax.get_xaxis_transform())
@@ -331,9 +331,9 @@ def _losses(
         return ensemble.start(problem.architecture, form, training, keys, width=width, **shapes)
 
     x, _ = next(ensemble.batches(problem.task, training))
-    _, bytes_of_one = sizes(start, ensemble.program_of(form, training), x, len(x))
+    _, bytes_of_one = fit.sizes(start, ensemble.program_of(form, training), x, len(x))
     num = len(rates) * num_seeds
-    each = at_a_time(num, bytes_of_one)
+    each = fit.at_a_time(num, bytes_of_one)
     require(each * bytes_of_one, f"training {each} networks of width {width}", "Lower the widths or batch_size.")
     count = -(-num // each)
     each = -(-num // count)  # groups of like size, so that few places are filled with networks once more
