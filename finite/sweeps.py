@@ -40,7 +40,7 @@ STEP = 0.5
 RATES = 2.0 ** np.arange(-3, 3 + STEP, STEP)
 """The default grid, in units of the problem's eta0."""
 
-RESAMPLES = 1000
+RESAMPLES = 400
 """Bootstrap resamples of the seeds."""
 
 
@@ -108,8 +108,8 @@ class Sweep:
         """log2 of the optimal rates, and their errors."""
         x, n = np.log2(self.rates), self.losses.shape[-1]
         picks = np.random.default_rng(0).integers(n, size=(RESAMPLES, n))
-        resampled = np.stack([minimum(x, self.losses[..., pick].mean(-1)) for pick in picks])
-        return minimum(x, self.mean), resampled.std(0) * math.sqrt(n / (n - 1))
+        resampled = minimum(x, np.moveaxis(self.losses[..., picks].mean(-1), 1, -1))
+        return minimum(x, self.mean), resampled.std(-1) * math.sqrt(n / (n - 1))
 
     @property
     def drift(self) -> tuple[float, float]:
@@ -196,6 +196,8 @@ class Sweep:
             if low > 0:
                 ax.set_yscale("log")
                 ax.set_ylim(low / (high / low) ** 0.1 / 1.02, high * (high / low) ** 0.3 * 1.02)
+                for which in (ax.yaxis.set_major_formatter, ax.yaxis.set_minor_formatter):
+                    which("{x:.3g}")
             else:
                 ax.set_ylim(low - 0.1 * (high - low), high + 0.3 * (high - low))
         ax.legend(title=self.axis, fontsize="small")
