@@ -2,20 +2,22 @@
 
 from __future__ import annotations
 
+from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 from finite.train import train
 
 if TYPE_CHECKING:
     from finite.coordinates import CoordinateCheck, coordinate_check
+    from finite.sweeps import Sweep, sweep
 
-__all__ = ["CoordinateCheck", "coordinate_check", "train"]
+__all__ = ["CoordinateCheck", "Sweep", "coordinate_check", "sweep", "train"]
+
+_LATER = {"CoordinateCheck": "coordinates", "coordinate_check": "coordinates", "Sweep": "sweeps", "sweep": "sweeps"}
 
 
 def __getattr__(name: str) -> Any:
     """What needs equinox, which takes a fifth of a second to import: when it is asked for."""
-    if name in __all__:
-        from finite import coordinates
-
-        return getattr(coordinates, name)
+    if name in _LATER:
+        return getattr(import_module(f"finite.{_LATER[name]}"), name)
     raise AttributeError(f"module 'finite' has no attribute {name!r}")

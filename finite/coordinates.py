@@ -10,10 +10,11 @@ update is given beside (`theory=`), which says more than that a line is flat.
 
 from __future__ import annotations
 
+from collections import deque
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import partial
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import jax
 import jax.numpy as jnp
@@ -61,9 +62,8 @@ class CoordinateCheck:
         finite = np.isfinite(values).all((0, 1))
         y = np.log(np.where(finite, values, 1.0))
         mean, noise = y.mean(1), y.std(1, ddof=1) / np.sqrt(y.shape[1])
-        lever = (x - x.mean()) / np.sum((x - x.mean()) ** 2)
-        slope = np.where(finite, lever @ mean, np.inf)
-        error = np.sqrt(np.sum((lever[:, None] * noise) ** 2, axis=0))
+        slope, error = slope_of(x, mean, noise)
+        slope = np.where(finite, slope, np.inf)
         return {name: (float(slope[i]), float(error[i])) for i, name in enumerate(self.fields)}
 
     def expected(self, field: str) -> float | None:
@@ -130,6 +130,12 @@ class CoordinateCheck:
         return figure
 
 
+def slope_of(x: Float[np.ndarray, "W"], y: Float[np.ndarray, "W *columns"], noise: Float[np.ndarray, "W *columns"]) -> Any:
+    """Slopes of straight lines through the points (x, y), and their errors where the y have those of `noise`."""
+    lever = (x - x.mean()) / np.sum((x - x.mean()) ** 2)
+    return lever @ y, np.sqrt(lever**2 @ noise**2)
+
+
 def coordinate_check(
     problem: Problem,
     *,
@@ -172,20 +178,16 @@ def coordinate_check(
     if len({*widths}) < 2:
         raise ValueError(f"widths must be at least two, to see what changes between them; got {widths}.")
     check.count("num_seeds", num_seeds, "Their spread is the error of the slopes.", least=2)
-    training, task = problem.training, problem.task
-    shapes, probes = ensemble.shapes_of(problem), _probes(problem, num_probes)
-    program, numbers = ensemble.program_of(problem.parameterization, training), ensemble.Training.of(training)
+    training, shapes, probes = problem.training, ensemble.shapes_of(problem), _probes(problem, num_probes)
+    program = ensemble.program_of(problem.parameterization, training)
     keys = jax.random.split(jax.random.key(seed), num_seeds)
     size, update = [], []
     names: tuple[str, ...] = ()
     for N in tqdm(widths, "coordinate check", unit="width", disable=None if progress else True, leave=False):
         state = ensemble.start(problem.architecture, problem.parameterization, training, keys, width=N, **shapes)
         before = _look(program, state, probes)
-        feed, T = ensemble.Feed(ensemble.batches(task, training)), training.num_steps
-        for t in range(0, T, ensemble.CHUNK):
-            n = min(ensemble.CHUNK, T - t)
-            etas = np.broadcast_to(ensemble.rates(training, t), (num_seeds, ensemble.CHUNK))
-            state, _ = ensemble.advance(program, numbers, state, *feed.take(n), etas, n)
+        etas = np.tile(training.step_sizes, (num_seeds, 1))
+        ((state, _),) = deque(ensemble.train(problem, state, etas), maxlen=1)
         sizes = _sizes(_look(program, state, probes), before)
         names = (*(name for name in sizes if name != "f"), "f")
         size.append(np.stack([sizes[name][0] for name in names], -1))

@@ -189,6 +189,19 @@ def advance(
     return jax.vmap(one)(state, eta)
 
 
+def train(
+    problem: Problem, state: State, eta: Float[np.ndarray, "seeds updates"]
+) -> Iterator[tuple[State, Float[np.ndarray, "seeds steps"]]]:
+    """The ensemble after each chunk of the problem's steps, and its losses at them; every seed at its own learning rates."""
+    program, numbers = program_of(problem.parameterization, problem.training), Training.of(problem.training)
+    feed, T = Feed(batches(problem.task, problem.training)), eta.shape[1]
+    eta = np.pad(eta, ((0, 0), (0, CHUNK))).astype(np.float32)
+    for t in range(0, T, CHUNK):
+        n = min(CHUNK, T - t)
+        state, losses = advance(program, numbers, state, *feed.take(n), eta[:, t : t + CHUNK], n)
+        yield state, np.asarray(losses)[:, :n]
+
+
 class Feed:
     """Batches, one look ahead."""
 

@@ -81,7 +81,7 @@ class Run:
         def start(keys: Array, sharding: Any = None) -> State:
             return ensemble.start(problem.architecture, form, training, keys, width=width, sharding=sharding, **shapes)
 
-        self.parameters, per_seed = _sizes(start, self.program, self.x, batch)
+        self.parameters, per_seed = sizes(start, self.program, self.x, batch)
         self.looks = observe.Looks.of(self.exact, problem, save, width, len(self.x))
         seen_by_looks, to_look = observe.needs(self.looks, _one(start), self.x, self.y) if save else (0, 0)
         recorded = len(steps) * (self.y.size * (shapes["num_outputs"] if self.y.ndim == 1 else 1) + 3)
@@ -95,8 +95,7 @@ class Run:
                 "equal parts: make batch_size a multiple, or change accumulate."
             )
         turns = self.mesh.shape["seeds"] if self.mesh else 1
-        most_at_a_time = CHUNK_BYTES["cpu" if jax.default_backend() == "cpu" else "gpu"] // per_seed
-        self.each = turns * int(max(1, min(-(-num_seeds // turns), most_at_a_time)))
+        self.each = turns * at_a_time(-(-num_seeds // turns), per_seed)
         key = jax.random.key(seed, impl="threefry2x32")
         self.states: list[State] = []
         for first in range(0, num_seeds, self.each):  # the last group is filled up, unrecorded
@@ -233,7 +232,12 @@ def _one(start: Any) -> State:
     return jax.eval_shape(start, jax.eval_shape(lambda: jax.random.split(jax.random.key(0), 1)))
 
 
-def _sizes(start: Any, program: Program, x: np.ndarray, batch: int) -> tuple[int, int]:
+def at_a_time(num_networks: int, bytes_of_one: int) -> int:
+    """How many networks train at a time."""
+    return max(1, min(num_networks, CHUNK_BYTES["cpu" if jax.default_backend() == "cpu" else "gpu"] // bytes_of_one))
+
+
+def sizes(start: Any, program: Program, x: np.ndarray, batch: int) -> tuple[int, int]:
     """Parameters of a network, and bytes that one needs while it trains."""
     state = _one(start)
     parameters = sum(math.prod(leaf.shape) for leaf in jax.tree.leaves(state.network))

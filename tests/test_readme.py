@@ -42,6 +42,7 @@ def test_scripts_of_networks(capsys: pytest.CaptureFixture[str]) -> None:
     assert "as it should" in shown
     assert "SHOULD BE" not in shown
     assert bool(names["check"])
+    assert bool(names["sweep"]), str(names["sweep"])
 
 
 @pytest.mark.parametrize("page", [README, *sorted(DOCS.glob("*.md"))], ids=lambda page: page.name)
