@@ -47,9 +47,9 @@ def test_losses_are_those_of_train(name: str) -> None:
         for rate in result.rates
     ]
     expected = np.array([nets.samples.loss[:, 15:20].mean(1) for nets in recorded])
-    np.testing.assert_allclose(result.losses[0], expected, rtol=1e-4)
-    assert np.abs(result.losses[0] / expected[[1, 2, 0]] - 1).min() > 1e-4  # other rates
-    assert np.abs(result.losses[0] / expected[:, [1, 2, 0]] - 1).min() > 1e-4  # other seeds
+    np.testing.assert_allclose(result.losses[0], expected, rtol=1e-5)
+    for other in (expected[[1, 2, 0]], expected[:, [1, 2, 0]]):  # rates, seeds
+        assert np.abs(result.losses[0] / other - 1).max() > 1e-4  # single ones can be near: images hardly train in 20 steps
 
 
 def test_mlp_on_a_task_trains_as_an_ensemble() -> None:
