@@ -136,6 +136,7 @@ def test_fingerprint_changes_with_every_bit_of_data(problem: Problem, data: st.D
         {"flow": True},
         {"optimizer": Adam()},
         {"alpha": 0.5},
+        {"kind": "mup", "base_width": 64},
     ],
     ids=lambda change: ",".join(change),
 )
