@@ -77,7 +77,7 @@ def fit(
     recorded = len(steps) * (y.size * (shapes["num_outputs"] if y.ndim == 1 else 1) + 3)
     most = num_seeds * (24 * parameters + 16 * recorded) + per_seed
     require(most, f"training {num_seeds} networks of width {width}", "Lower num_seeds, width or batch_size.", memory)
-    each = max(1, min(num_seeds, CHUNK_BYTES["cpu" if jax.default_backend() == "cpu" else "gpu"] // per_seed))
+    each = ensemble.group_size(num_seeds, CHUNK_BYTES["cpu" if jax.default_backend() == "cpu" else "gpu"] // per_seed)
     groups = [np.arange(i, i + each) for i in range(0, num_seeds, each)]  # the last is filled up, unrecorded
     key = jax.random.key(seed, impl="threefry2x32")
     states: list[State] = [start(jax.vmap(partial(jax.random.fold_in, key))(group)) for group in groups]
@@ -117,7 +117,7 @@ def fit(
             n = int(min(CHUNK, steps[at] - t))
             xs, ys = feed.take(n)
             eta = np.broadcast_to(ensemble.rates(training, t), (each, CHUNK))
-            states = [ensemble.advance(program, numbers, state, xs, ys, eta, n)[0] for state in states]
+            states = ensemble.advance_all(program, numbers, states, xs, ys, eta, n)
             t += n
             bar.update(n)
             if file is not None and time.perf_counter() - written > checkpoint.SECONDS:
