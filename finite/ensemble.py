@@ -4,8 +4,8 @@
     W <- W + eta (G - weight_decay W)                 G by the optimizer, from gradients in the units of the table
 
 Seeds are a leading axis of every weight. Batches come in chunks, so that nothing compiled knows how many steps there are, and
-no more than a chunk of the data is in memory. On a CPU a network goes through the steps of a chunk alone, so that it stays in the
-cache of its core, and each core has networks of its own; accelerators take all at once.
+no more than a chunk of the data is in memory. On a CPU a network goes through the steps of a chunk alone, so that it stays in
+the cache of its core, and each core has networks of its own; accelerators take all at once.
 """
 
 from __future__ import annotations
@@ -76,8 +76,8 @@ def start(
     num_outputs: int,
 ) -> State:
     """The ensemble at its start, a network per key."""
-    settings = (architecture, form, training.optimizer, training.rates_of, training.momentum > 0, width, input_shape, num_outputs)
-    return _start(keys, settings)
+    rule = training.optimizer, training.rates_of, training.momentum > 0
+    return _start(keys, (architecture, form, *rule, width, input_shape, num_outputs))
 
 
 @partial(jax.jit, static_argnames="settings")
@@ -181,7 +181,7 @@ def advance(
 
 
 def advance_all(
-    program: Program, training: Training, groups: list[State], x: Array, y: Array, eta: Array, num_steps: int
+    program: Program, training: Training, groups: list[State], x: Any, y: Any, eta: Any, num_steps: int
 ) -> list[State]:
     """`advance` of every group; on a CPU of as many at a time as there are cores."""
 
