@@ -15,7 +15,7 @@ from collections import deque
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
-from functools import partial
+from functools import cache, partial
 from typing import Any, NamedTuple
 
 import jax
@@ -190,8 +190,12 @@ def advance_all(
 
     if len(groups) == 1 or not _one_by_one():
         return [one(state) for state in groups]
-    with ThreadPoolExecutor(cores()) as pool:
-        return [*pool.map(one, groups)]
+    return [*_threads().map(lambda state: jax.block_until_ready(one(state)), groups)]  # JAX may queue what nobody waits for
+
+
+@cache
+def _threads() -> ThreadPoolExecutor:
+    return ThreadPoolExecutor(cores())
 
 
 def group_size(num_seeds: int, most: int) -> int:
