@@ -4,15 +4,18 @@
     W <- W + eta (G - weight_decay W)                 G by the optimizer, from gradients in the units of the table
 
 Seeds are a leading axis of every weight. Batches come in chunks, so that nothing compiled knows how many steps there are, and
-no more than a chunk of the data is in memory.
+no more than a chunk of the data is in memory. On a CPU a network goes through the steps of a chunk alone, so that it stays in
+the cache of its core, and each core has networks of its own; accelerators take all at once.
 """
 
 from __future__ import annotations
 
+import os
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
-from functools import partial
+from functools import cache, partial
 from typing import Any, NamedTuple
 
 import jax
@@ -59,7 +62,8 @@ class Training(NamedTuple):
 
 
 class State(NamedTuple):
-    """An ensemble: its networks, how they started (None where outputs are not centred), what the optimizer remembers."""
+    """An ensemble: its networks, how they started (None where outputs are not centred), what the optimizer remembers (None of
+    gradient descent without momentum)."""
 
     network: Any
     start: Any
@@ -78,17 +82,26 @@ def start(
     sharding: Any = None,
 ) -> State:
     """The ensemble at its start, a network per key, on the devices that `sharding` says."""
-    shapes: dict[str, Any] = {"width": width, "input_shape": input_shape, "num_outputs": num_outputs}
+    rule = training.optimizer, training.rates_of, training.momentum > 0
+    return _start(keys, (architecture, form, *rule, width, input_shape, num_outputs), sharding)
 
-    @partial(jax.jit, out_shardings=sharding)
-    @jax.vmap
+
+@partial(jax.jit, static_argnames=("settings", "sharding"))
+def _start(keys: Key[Array, "seeds"], settings: tuple, sharding: Any) -> State:
+    architecture, form, optimizer, rates_of, momentum, width, input_shape, num_outputs = settings
+
     def one(key: Key[Array, ""]) -> State:
-        network = build(architecture, form, key=key, optimizer=training.rates_of, **shapes)
-        transformation = _transformation(training.optimizer)
-        memory = transformation.init(network) if transformation else jax.tree.map(jnp.zeros_like, network)
+        shapes: dict[str, Any] = {"width": width, "input_shape": input_shape, "num_outputs": num_outputs}
+        network = build(architecture, form, key=key, optimizer=rates_of, **shapes)
+        transformation = _transformation(optimizer)
+        if transformation is not None:
+            memory = transformation.init(network)
+        else:
+            memory = jax.tree.map(jnp.zeros_like, network) if momentum else None
         return State(network, network if form.centered else None, memory)
 
-    return one(keys)
+    states = jax.vmap(one)(keys)
+    return states if sharding is None else jax.lax.with_sharding_constraint(states, sharding)
 
 
 def outputs(network: Any, x: Float[Array, "batch ..."]) -> tuple[Float[Array, "batch outputs"], dict[str, Array]]:
@@ -145,13 +158,13 @@ def step(
     G, memory = descent(program, state.network, gradient, state.memory)
     plain = program.optimizer is None
     leaves, tree = jax.tree.flatten(state.network)
-    velocities = jax.tree.leaves(memory) if plain else [None] * len(leaves)
+    velocities = jax.tree.leaves(memory) if plain and memory is not None else [None] * len(leaves)
     moved = [
         move(W, v, g, eta, training.momentum, program.nesterov, training.weight_decay)
         for W, v, g in zip(leaves, velocities, jax.tree.leaves(G), strict=True)
     ]
     network = jax.tree.unflatten(tree, [W for W, _ in moved])
-    if plain:
+    if plain and memory is not None:
         memory = jax.tree.unflatten(tree, [v for _, v in moved])
     return State(network, state.start, memory), value
 
@@ -186,7 +199,44 @@ def advance(
 
         return jax.lax.fori_loop(0, num_steps, body, (state, jnp.zeros(len(eta))))
 
+    if _one_by_one():
+        return jax.lax.map(lambda network: one(*network), (state, eta))
     return jax.vmap(one)(state, eta)
+
+
+def advance_all(
+    program: Program, training: Training, groups: list[State], x: Any, y: Any, eta: Any, num_steps: int
+) -> list[State]:
+    """`advance` of every group; on a CPU of as many at a time as there are cores."""
+
+    def one(state: State) -> State:
+        return advance(program, training, state, x, y, eta, num_steps)[0]
+
+    if len(groups) == 1 or not _one_by_one():
+        return [one(state) for state in groups]
+    return [*_threads().map(lambda state: jax.block_until_ready(one(state)), groups)]  # JAX may queue what nobody waits for
+
+
+@cache
+def _threads() -> ThreadPoolExecutor:
+    return ThreadPoolExecutor(cores())
+
+
+def group_size(num_seeds: int, most: int) -> int:
+    """Networks of a group, at most `most`: all groups are as large, and on a CPU every core has equally many."""
+    turns = min(cores(), num_seeds) if _one_by_one() else 1
+    groups = turns * -(-num_seeds // (turns * max(most, 1)))
+    return -(-num_seeds // groups)
+
+
+def cores() -> int:
+    """Of this machine, those that we may use."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
+def _one_by_one() -> bool:
+    """Whether networks train one after the other: on a CPU, unless it is divided into several devices."""
+    return jax.default_backend() == "cpu" and jax.device_count() == 1
 
 
 def train(

@@ -146,7 +146,7 @@ class Run:
         """All networks n steps on, a group at a time."""
         x, y = (put(self.mesh, a, None, "batch") if self.mesh else a for a in chunk)
         eta = put(self.mesh, np.broadcast_to(ensemble.rates(self.problem.training, self.t), (self.each, CHUNK)), "seeds")
-        self.states = [ensemble.advance(self.program, self.numbers, state, x, y, eta, n)[0] for state in self.states]
+        self.states = ensemble.advance_all(self.program, self.numbers, self.states, x, y, eta, n)
         self.t += n
 
     def look(self, batch: Batch) -> dict[str, np.ndarray]:
@@ -234,7 +234,7 @@ def _one(start: Any) -> State:
 
 def at_a_time(num_networks: int, bytes_of_one: int) -> int:
     """How many networks train at a time."""
-    return max(1, min(num_networks, CHUNK_BYTES["cpu" if jax.default_backend() == "cpu" else "gpu"] // bytes_of_one))
+    return ensemble.group_size(num_networks, CHUNK_BYTES["cpu" if jax.default_backend() == "cpu" else "gpu"] // bytes_of_one)
 
 
 def sizes(start: Any, program: Program, x: np.ndarray, batch: int) -> tuple[int, int]:

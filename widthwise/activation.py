@@ -56,12 +56,17 @@ def _erf_d(h: jax.Array) -> jax.Array:
     return 2.0 / np.sqrt(np.pi) * jnp.exp(-h * h)
 
 
+def _erf_of_gelu(h: jax.Array) -> jax.Array:
+    """2 Psi(h) - 1"""
+    return jax.lax.erf(h * float(np.sqrt(0.5)))
+
+
 def _gelu(h: jax.Array) -> jax.Array:
-    return h * jax.scipy.stats.norm.cdf(h)
+    return 0.5 * h * (1.0 + _erf_of_gelu(h))  # in this order: h * (0.5 + 0.5 erf) takes twice as long in XLA's backward pass
 
 
 def _gelu_d(h: jax.Array) -> jax.Array:
-    return jax.scipy.stats.norm.cdf(h) + h * jax.scipy.stats.norm.pdf(h)
+    return 0.5 * (1.0 + _erf_of_gelu(h)) + h * jax.scipy.stats.norm.pdf(h)
 
 
 def _square(h: jax.Array) -> jax.Array:

@@ -83,8 +83,8 @@ class Watch:
 
 
 def dense(W: Weight, x: Float[Array, "*sites inputs"]) -> Float[Array, "*sites outputs"]:
-    """W x for W (outputs, inputs)."""
-    return W.scale.multiplier * (x @ W.value.T)
+    """W x for W (outputs, inputs). The multiplier goes to the weight: on its way back XLA would not fuse it with much else."""
+    return x @ W().T
 
 
 def convolve(W: Weight, x: Float[Array, "height width channels"], stride: int = 1) -> Float[Array, "_ _ outputs"]:
@@ -96,7 +96,7 @@ def convolve(W: Weight, x: Float[Array, "height width channels"], stride: int = 
     before = (k - 1) // 2
     padded = jnp.pad(x, ((before, k - 1 - before), (before, k - 1 - before), (0, 0)))
     shifted = [padded[i : i + height : stride, j : j + width : stride] for i in range(k) for j in range(k)]
-    return W.scale.multiplier * (jnp.concatenate(shifted, axis=-1) @ W.value.reshape(len(W.value), -1).T)
+    return jnp.concatenate(shifted, axis=-1) @ W().reshape(len(W.value), -1).T
 
 
 def pool(x: Float[Array, "height width channels"]) -> Float[Array, "_ _ channels"]:
