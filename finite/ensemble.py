@@ -207,14 +207,16 @@ def advance(
 def advance_all(
     program: Program, training: Training, groups: list[State], x: Any, y: Any, eta: Any, num_steps: int
 ) -> list[State]:
-    """`advance` of every group; on a CPU of as many at a time as there are cores."""
+    """`advance` of every group."""
+    return at_once(lambda state: advance(program, training, state, x, y, eta, num_steps)[0], groups)
 
-    def one(state: State) -> State:
-        return advance(program, training, state, x, y, eta, num_steps)[0]
 
+def at_once(work: Callable[[Any], Any], groups: Iterable[Any]) -> list[Any]:
+    """What `work` makes of every group; on a CPU of as many at a time as there are cores."""
+    groups = [*groups]
     if len(groups) == 1 or not _one_by_one():
-        return [one(state) for state in groups]
-    return [*_threads().map(lambda state: jax.block_until_ready(one(state)), groups)]  # JAX may queue what nobody waits for
+        return [work(group) for group in groups]
+    return [*_threads().map(lambda group: jax.block_until_ready(work(group)), groups)]  # JAX may queue what nobody waits for
 
 
 @cache

@@ -341,10 +341,12 @@ def _losses(
     each = -(-num // count)  # groups of like size, so that few places are filled with networks once more
     eta = np.outer(rates, replace(training, eta0=1.0).step_sizes)
     kept = math.ceil(last * training.num_steps)
-    out = np.full(num, np.inf)
-    for g, group in enumerate((np.arange(count * each) % num).reshape(count, each), 1):
-        bar.set_postfix_str(f"width {width}, group {g} of {count}")
-        out[group] = _tail(problem, start(keys[group % num_seeds]), eta[group // num_seeds], kept)
+    out, groups = np.full(num, np.inf), (np.arange(count * each) % num).reshape(count, each)
+    bar.set_postfix_str(f"width {width}")
+    tails = ensemble.at_once(
+        lambda group: _tail(problem, start(keys[group % num_seeds]), eta[group // num_seeds], kept), groups
+    )
+    out[groups] = tails
     return out.reshape(len(rates), num_seeds)
 
 
