@@ -334,6 +334,41 @@ def test_updates_against_the_limit() -> None:
         finite.coordinate_check(problem.replace(gamma0=1.3), widths=(16, 32), theory=theory, progress=False)
 
 
+# --- groups of networks -------------------------------------------------------------------------------------------------------
+
+
+def test_groups_are_equal_and_cores_too(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(ensemble, "cores", lambda: 2)
+    monkeypatch.setattr(ensemble, "_one_by_one", lambda: True)
+    sizes = [ensemble.group_size(*case) for case in ((32, 100), (32, 11), (5, 2), (1, 0), (3, 1))]
+    assert sizes == [16, 8, 2, 1, 1]
+    monkeypatch.setattr(ensemble, "_one_by_one", lambda: False)
+    assert [ensemble.group_size(*case) for case in ((32, 100), (32, 11))] == [32, 11]
+
+
+def test_threads_and_company_change_no_bit() -> None:
+    """Groups advanced by threads of their own, one after the other, and one of their networks alone."""
+    noun, shape, C = NETWORKS["Transformer"]
+    form, training = Parameterization(), GradientDescent(0.1, 8, "cross_entropy")
+    program, numbers, (x, y) = ensemble.program_of(form, training), ensemble.Training.of(training), batch("Transformer")
+
+    def groups(*of: list[int]) -> list[ensemble.State]:
+        keys = [jax.vmap(jax.random.key)(jnp.array(seeds)) for seeds in of]
+        return [ensemble.start(noun, form, training, key, width=16, input_shape=shape, num_outputs=C) for key in keys]
+
+    def after(states: list[ensemble.State]) -> list[np.ndarray]:
+        eta = np.full((len(jax.tree.leaves(states[0].network)[0]), ensemble.CHUNK), 0.1, np.float32)
+        return [
+            np.asarray(s.network.body.blocks[0].W.value) for s in ensemble.advance_all(program, numbers, states, x, y, eta, 8)
+        ]
+
+    threads = after(groups([0, 1], [2, 3]))
+    in_turn = [after([group])[0] for group in groups([0, 1], [2, 3])]
+    assert np.array_equal(threads, in_turn)
+    assert np.array_equal(after(groups([2]))[0][0], threads[1][0])
+    assert not np.array_equal(threads[0], threads[1])
+
+
 def test_weights_know_their_row() -> None:
     """Every array of every network is a Weight."""
     for noun, shape, C in NETWORKS.values():
