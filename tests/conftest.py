@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Iterator
 
 import jax
@@ -20,6 +21,8 @@ def forget_programs() -> Iterator[None]:
     """A process may map so much memory and no more; hundreds of compiled programs reach that, and XLA then crashes."""
     yield
     jax.clear_caches()
+    if "matplotlib.pyplot" in sys.modules:  # figures that scripts of the documentation leave open
+        sys.modules["matplotlib.pyplot"].close("all")
 
 
 @pytest.fixture

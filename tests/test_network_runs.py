@@ -220,8 +220,15 @@ def test_save_and_load(tmp_path: Path) -> None:
     problem = a_problem(
         training=GradientDescent(0.05, 4, batch_size=8, optimizer=Adam(b2=0.9)), architecture=ResidualMLP(2, "gelu")
     )
-    result = run(problem)
+    result = run(problem, save=["h", "kernels", "update_size", "sharpness"])
     path = result.save(tmp_path / "run")
+    with np.load(path) as file:
+        axes = json.loads(str(file["header"]))["axes"]
+        assert {name: len(names) for name, names in axes.items()} == {name: file[name].ndim for name in axes}
+    assert axes["samples/f"] == ["run", "step", "point"]
+    assert axes["samples/h/h1"] == ["run", "kept", "point", "neuron"]
+    assert axes["mean/kernels/h1"] == ["kept", "point", "point"]
+    assert axes["mean/update_size/h1"] == axes["mean/sharpness"] == ["kept"]
     assert Result.load(path, stream=problem.task).problem.fingerprint() == problem.fingerprint()
     with pytest.raises(ValueError, match=r"pass it: Result\.load"):
         Result.load(path)

@@ -157,6 +157,9 @@ file = np.load({str(saved)!r})
 header = json.loads(str(file["header"]))
 print(file["mean/f"].shape, file["samples/Phi"].shape, file["steps"].tolist(), header["problem"]["training"]["eta0"])
 assert not {{"widthwise", "jax"}} & set(sys.modules)
+axes = header["axes"]
+assert axes["samples/Phi"] == ["run", "layer", "kept", "point", "kept", "point"]
+assert {{name: len(names) for name, names in axes.items()}} == {{name: file[name].ndim for name in header["arrays"]}}
 """
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
     assert done.stdout == "(4, 3) (4, 2, 2, 3, 2, 3) [0, 1, 2, 3] 0.1\n", done.stderr

@@ -23,7 +23,7 @@ from widthwise.estimate import Estimate
 from widthwise.loss import SampleLoss
 from widthwise.problem import Problem
 from widthwise.training import Optax
-from widthwise.trajectory import Trajectory
+from widthwise.trajectory import Trajectory, axes_of
 from widthwise.version import __version__
 
 FORMAT = 2
@@ -151,6 +151,9 @@ class Result:
     def save(self, path: str | os.PathLike[str], *, samples: bool = True) -> Path:
         """Write the result to one file that `numpy.load` opens: arrays `mean/f`, `sem/f`, `samples/f` ... and a JSON header.
 
+        It needs no widthwise to be read: `json.loads(str(file["header"]))["axes"]` names the axes of every array ("run",
+        "step", "point" ...), and `steps` and `kernel_steps` say which steps those are.
+
         The write is atomic: the file appears whole or not at all.
 
         Args:
@@ -162,14 +165,19 @@ class Result:
         """
         path = _with_suffix(path)
         arrays: dict[str, np.ndarray] = {}
+        axes: dict[str, list[str]] = {"steps": ["step"], "kernel_steps": ["kept"]}
         parts = {"mean": self.mean, "sem": self.sem, "samples": self.trajectory.samples if samples else None}
         for part, trajectory in parts.items():
             if trajectory is not None:
                 arrays |= {f"{part}/{name}": np.asarray(x) for name, x in trajectory.observables().items()}
+                runs = ["run"] * (part == "samples")
+                named = trajectory.observables().items()
+                axes |= {f"{part}/{name}": runs + axes_of(name, np.shape(x)[len(runs) :]) for name, x in named}
         arrays |= {"steps": self.mean.steps, "kernel_steps": self.mean.kernel_steps}
         header = {
             "format": FORMAT,
             "arrays": [*arrays],
+            "axes": axes,
             "problem": self.problem.to_json(),
             "n": self.trajectory.n,
             "status": vars(self.status),

@@ -10,6 +10,36 @@ import jax
 import numpy as np
 from jaxtyping import Float, Int
 
+_KERNEL, _TWO_TIMES = ("kept", "point", "point"), ("layer", "kept", "point", "kept", "point")
+AXES = {
+    "f": ("step", "point", "output"),
+    **dict.fromkeys(("loss", "test_loss", "accuracy"), ("step",)),
+    **dict.fromkeys(("Phi", "G", "phi_r", "g_u"), _TWO_TIMES),
+    **dict.fromkeys(("NTK", "kernels", "gradient_kernels"), _KERNEL),
+    "eigenvalues": ("kept", "eigenvalue"),
+    **dict.fromkeys(("sharpness", "hessian", "update_size/"), ("kept",)),
+    "update_size": ("kept", "layer"),
+    **dict.fromkeys(("h", "z"), ("kept", "layer", "point", "neuron")),
+    "h/": ("kept", "point", "neuron"),
+    "attention": ("kept", "point", "head", "site", "site"),
+}
+"""Axes of the observables of one run, by name; "name/" those of one field."""
+
+
+def axes_of(name: str, shape: Sequence[int]) -> list[str]:
+    """A name for every axis of an observable; what has more than we know of is numbered.
+
+    Example:
+        >>> axes_of("loss", (11,)), axes_of("h/h1", (2, 8, 4, 4, 16))
+        (['step'], ['kept', 'point', 'site', 'site', 'neuron'])
+    """
+    plain, _, of_field = name.partition("/")
+    axes = AXES.get(f"{plain}/" if of_field else "", AXES.get(plain.rstrip("0123456789"), ()))
+    more = len(shape) - len(axes)
+    if plain == "h" and of_field:
+        return [*axes[:-1], *["site"] * more, axes[-1]]
+    return [*axes[: len(shape)], *(f"axis {i}" for i in range(len(axes), len(shape)))]
+
 
 @jax.tree_util.register_dataclass
 @dataclass(frozen=True)
