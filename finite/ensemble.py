@@ -199,9 +199,12 @@ def advance(
 
         return jax.lax.fori_loop(0, num_steps, body, (state, jnp.zeros(len(eta))))
 
-    if _one_by_one():
-        return jax.lax.map(lambda network: one(*network), (state, eta))
-    return jax.vmap(one)(state, eta)
+    return each(one, state, eta)
+
+
+def each(work: Callable[..., Any], *networks: Any) -> Any:
+    """What `work` makes of every network, their leading axis: one by one on a CPU, all together elsewhere."""
+    return jax.lax.map(lambda network: work(*network), networks) if _one_by_one() else jax.vmap(work)(*networks)
 
 
 def advance_all(

@@ -151,17 +151,18 @@ class Run:
 
     def look(self, batch: Batch) -> dict[str, np.ndarray]:
         """Record this step."""
-        seen = self.of_all(partial(observe.measure, self.exact, x=self.x, y=self.y, batch=batch))
+        measure = partial(observe.measure, self.exact, x=self.x, y=self.y, batch=batch)
+        seen = self.of_all(ensemble.at_once(measure, self.states))
         if self.t in self.kernel_steps and self.save:
-            seen |= self.of_all(partial(observe.look, self.looks, x=self.x, y=self.y))
+            seen |= self.of_all([observe.look(self.looks, state, self.x, self.y) for state in self.states])
         for name, value in seen.items():
             self.record.setdefault(name, []).append(value)
         self.at += 1
         return seen
 
-    def of_all(self, look: Any) -> dict[str, np.ndarray]:
-        """What `look` sees of every network, one after the other."""
-        parts = [jax.tree.map(host, look(state)) for state in self.states]
+    def of_all(self, seen: list[dict[str, Any]]) -> dict[str, np.ndarray]:
+        """What was seen of every group, one network after the other."""
+        parts = jax.tree.map(host, seen)
         return {name: np.concatenate([part[name] for part in parts])[: self.num_seeds] for name in parts[0]}
 
     def everything(self) -> dict[str, Any]:

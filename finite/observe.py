@@ -372,4 +372,4 @@ def measure(
         seen["loss"] = program.loss.of(*ensemble.targets(program, of_batch, batch[1])).mean()
         return seen
 
-    return jax.vmap(one)(state)
+    return ensemble.each(one, state)
