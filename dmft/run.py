@@ -190,9 +190,7 @@ class Run:
                 if not bar.disable:
                     bar.set_postfix_str(self.loss_so_far())
                 if file is not None and agreed(time.perf_counter() - written > checkpoint.SECONDS):
-                    everything = self.everything()
-                    if jax.process_index() == 0:
-                        checkpoint.keep(file, self.whose(), everything)
+                    checkpoint.keep(file, self.whose(), self.everything())
                     written = time.perf_counter()
         if T in self.looked_at and self.t == T + 1:  # last of all, so that f does not feel it; weights stay where they are
             self.keep_fields(T)

@@ -134,9 +134,7 @@ class Run:
                 self.advance(feed.take(n), n)
                 bar.update(n)
                 if file is not None and agreed(time.perf_counter() - written > checkpoint.SECONDS):
-                    everything = self.everything()
-                    if first:
-                        checkpoint.keep(file, self.whose, everything)
+                    checkpoint.keep(file, self.whose, self.everything())
                     written = time.perf_counter()
         if file is not None and first:
             file.unlink(missing_ok=True)

@@ -338,16 +338,14 @@ def _losses(
     each = fit.at_a_time(num, bytes_of_one)
     require(each * bytes_of_one, f"training {each} networks of width {width}", "Lower the widths or batch_size.")
     count = -(-num // each)
-    each = -(-num // count)  # groups of like size, so that few places are filled with networks once more
     eta = np.outer(rates, replace(training, eta0=1.0).step_sizes)
     kept = math.ceil(last * training.num_steps)
-    out, groups = np.full(num, np.inf), (np.arange(count * each) % num).reshape(count, each)
+    groups = (np.arange(count * each) % num).reshape(count, each)  # the last is filled up with networks once more
     bar.set_postfix_str(f"width {width}")
     tails = ensemble.at_once(
         lambda group: _tail(problem, start(keys[group % num_seeds]), eta[group // num_seeds], kept), groups
     )
-    out[groups] = tails
-    return out.reshape(len(rates), num_seeds)
+    return np.concatenate(tails)[:num].reshape(len(rates), num_seeds)
 
 
 def _tail(

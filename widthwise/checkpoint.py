@@ -28,7 +28,12 @@ def write(path: Path, header: dict[str, Any], arrays: dict[str, Any]) -> None:
 
 
 def keep(path: Path, header: dict[str, Any], arrays: dict[str, Any]) -> None:
-    """`write`, or a warning where it cannot be: a full disk does not stop a run, and the last checkpoint stays as it was."""
+    """`write`, or a warning where it cannot be: a full disk does not stop a run, and the last checkpoint stays as it was.
+
+    Of several processes the first one writes.
+    """
+    if jax.process_index():
+        return
     try:
         write(path, header, arrays)
     except OSError as error:

@@ -169,10 +169,10 @@ class Result:
         parts = {"mean": self.mean, "sem": self.sem, "samples": self.trajectory.samples if samples else None}
         for part, trajectory in parts.items():
             if trajectory is not None:
-                arrays |= {f"{part}/{name}": np.asarray(x) for name, x in trajectory.observables().items()}
                 runs = ["run"] * (part == "samples")
-                named = trajectory.observables().items()
-                axes |= {f"{part}/{name}": runs + axes_of(name, np.shape(x)[len(runs) :]) for name, x in named}
+                for name, x in trajectory.observables().items():
+                    arrays[f"{part}/{name}"] = np.asarray(x)
+                    axes[f"{part}/{name}"] = runs + axes_of(name, np.shape(x)[len(runs) :])
         arrays |= {"steps": self.mean.steps, "kernel_steps": self.mean.kernel_steps}
         header = {
             "format": FORMAT,
