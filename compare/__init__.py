@@ -1,6 +1,7 @@
 """The verdict: variance, bias, kernels and significance between Results, theory or experiment alike."""
 
 from compare.alignment import alignment, alignment_of_runs
+from compare.deviations import deviations
 from compare.gap import Gap, Gaps, gap
 from compare.power_law import PowerLaw, fit_power_law
 from compare.significance import Agreement, Statistic, agrees, extrapolate
@@ -16,6 +17,7 @@ __all__ = [
     "agrees",
     "alignment",
     "alignment_of_runs",
+    "deviations",
     "extrapolate",
     "fit_power_law",
     "gap",

@@ -110,9 +110,9 @@ def agrees(theory: Result, nets: Result | Mapping[int, Result], *, alpha: float 
         raise ValueError(
             "nothing to compare: in the theory f and the kernels are zero, absent, or not resolved by its replicas."
         )
-    parts = {N: _parts(net) for N, net in ensembles.items()}
+    parts = {N: parts_of(net) for N, net in ensembles.items()}
     statistics = tuple(
-        _statistic(
+        statistic(
             name, reference, [parts[N][name] for N in ensembles], [weights[N] for N in ensembles], alpha / len(references)
         )
         for name, reference in references.items()
@@ -192,7 +192,7 @@ def _only(trajectory: Trajectory, names: set[str]) -> Trajectory:
 Runs: TypeAlias = Float[np.ndarray, "runs entries"]
 
 
-def _statistic(name: str, reference: Runs, nets: list[Runs], weights: list[float], alpha: float) -> Statistic:
+def statistic(name: str, reference: Runs, nets: list[Runs], weights: list[float], alpha: float) -> Statistic:
     """Amplitude of the weighted networks along the theory, against one; its error from seeds and replicas (jackknife)."""
     from scipy.special import stdtr, stdtrit  # imported where used: a third of a second
 
@@ -213,10 +213,10 @@ def _statistic(name: str, reference: Runs, nets: list[Runs], weights: list[float
 
 def _dual(runs: Runs) -> Float[np.ndarray, "entries"]:
     """d / |d|^2, d the mean of the runs: <x, d> / |d|^2 is one where x has their mean."""
-    return runs.mean(0) / _square(runs)
+    return runs.mean(0) / square(runs)
 
 
-def _square(runs: Runs) -> float:
+def square(runs: Runs) -> float:
     """|d|^2, between different runs: <x, x'> averaged over pairs. (A single run counts as exact.)
 
     With the run itself among them it would be larger by the noise of d, and amplitudes smaller by a share that outgrows their
@@ -228,19 +228,19 @@ def _square(runs: Runs) -> float:
 
 def _references(theory: Result) -> dict[str, Runs]:
     """The parts of the theory to measure networks against, by name; zero and unresolved ones are left out."""
-    parts = _parts(theory)
+    parts = parts_of(theory)
     size = {name: np.sum(runs.mean(0) ** 2) for name, runs in parts.items()}
     largest = {name: max(size[other] for other in parts if other.split()[0] == name.split()[0]) for name in parts}
-    return {name: runs for name, runs in parts.items() if _square(runs) > max(RESOLVED * size[name], 1e-20 * largest[name])}
+    return {name: runs for name, runs in parts.items() if square(runs) > max(RESOLVED * size[name], 1e-20 * largest[name])}
 
 
-def _parts(result: Result) -> dict[str, Runs]:
+def parts_of(result: Result, change: bool = True) -> dict[str, Runs]:
     """What the statistics look at, by name; of every run, or of the mean where the result is exact."""
     exact = result.trajectory.n == 0
     out = {}
     for observable, x in observables(result.mean if exact else result.samples).items():
         runs = x[None] if exact else x
-        for where in ("early", "late") if observable == "f" else ("size", "change"):
+        for where in ("early", "late") if observable == "f" else ("size", "change")[: 1 + change]:
             out[f"{observable} {where}"] = _part(runs, where).reshape(len(runs), -1).astype(np.float64)
     return out
 

@@ -4,6 +4,7 @@ from widthwise import schedules, tasks
 from widthwise.activation import Activation
 from widthwise.architecture import MLP, ConvNet, ResidualMLP, ResNet, Transformer, ViT
 from widthwise.estimate import Estimate
+from widthwise.fluctuations import Fluctuations
 from widthwise.loss import Loss
 from widthwise.parameterization import Parameterization
 from widthwise.problem import Problem
@@ -19,6 +20,7 @@ __all__ = [
     "Adam",
     "ConvNet",
     "Estimate",
+    "Fluctuations",
     "GradientDescent",
     "Loss",
     "Optax",
