@@ -165,15 +165,21 @@ def step(
     size = {name: dict(sizes) for name, sizes in state.size.items()}
     chosen = Plan({}, {})
 
-    def without(old: Float[Array, "S K"], part: str, l: int, i: int) -> None:
-        """Take these parts out of the noise of layer l, and out of the images that the weights W^i made of it."""
+    def without_old(l: int, i: int, old: Array, place: Array, part: str) -> None:
+        """Noise of functions born now loses its part along the older ones of layer l, and so do their images by W^i."""
         nonlocal images, velocity
         noise, W = ("u", "Wb") if part == "b" else ("r", "Wa")
-        getattr(eps, noise)[l] -= old
-        images = images._replace(**{W: getattr(images, W) | {l: getattr(images, W)[l] - images.alpha[i] * old}})
+        x = (getattr(eps, noise)[l], getattr(images, W)[l], None if velocity is None else getattr(velocity, W)[l])
+
+        def born(x: tuple) -> tuple:
+            held = old @ (average(w[l], old, x[0]) * place.sum(0))
+            v = None if velocity is None else x[2] - velocity.alpha[i] * held
+            return x[0] - held, x[1] - images.alpha[i] * held, v
+
+        getattr(eps, noise)[l], changed, v = jax.lax.cond(place.any(), born, lambda x: x, x)
+        images = images._replace(**{W: getattr(images, W) | {l: changed}})
         if velocity is not None:
-            v = getattr(velocity, W)
-            velocity = velocity._replace(**{W: v | {l: v[l] - velocity.alpha[i] * old}})
+            velocity = velocity._replace(**{W: getattr(velocity, W) | {l: v}})
 
     row_u: Layers = {1: root}
     h: Layers = {}
@@ -182,7 +188,7 @@ def step(
         if l > 1:
             i, least = l - 1, physics.tol * jnp.mean(phi[l - 1] ** 2)
             b[i], row_u[l], chosen.b[i], size["b"][i] = extend(w[i], b[i], phi[i], plan and plan.b[i], least, size["b"][i])
-            without(a[l] @ (average(w[l], a[l], eps.u[l]) * chosen.b[i].sum(0)), "b", l, i)
+            without_old(l, i, a[l], chosen.b[i], "b")
         h[l] = images.Wb[l] @ row_u[l].T
         if l > 1:
             h[l] += a[l] @ (images.alpha[l - 1] * average(w[l - 1], phi[l - 1], eps.r[l - 1])).T  # A = <phi eps_r>
@@ -199,7 +205,7 @@ def step(
             a[l + 1], row_r[l], chosen.a[l + 1], size["a"][l + 1] = extend(
                 w[l + 1], a[l + 1], g[l + 1], plan and plan.a[l + 1], physics.tol * size_g[l + 1], size["a"][l + 1]
             )
-            without(b[l] @ (average(w[l], b[l], eps.r[l]) * chosen.a[l + 1].sum(0)), "a", l, l)
+            without_old(l, l, b[l], chosen.a[l + 1], "a")
         z = images.Wa[l] @ row_r[l].T
         if l < L:
             z += b[l] @ (images.alpha[l] * average(w[l + 1], g[l + 1], eps.u[l + 1])).T  # B = <g eps_u>

@@ -28,8 +28,8 @@ def fluctuations(
     num_paths: int | None = None,
     num_replicas: int = 4,
     tol: float | None = None,
-    bias: bool = True,
-    num_directions: int = 32,
+    bias: bool | None = None,
+    num_directions: int = 24,
     num_draws: int | None = None,
     seed: int = 0,
     save_kernels: Iterable[int] | None = None,
@@ -50,7 +50,8 @@ def fluctuations(
             3 / sqrt(paths times replicas).
         num_replicas: independent replicas, whose spread is the error bar; two or more.
         tol: as in `March`; by default 1e-3, where phi' jumps 1e-2.
-        bias: whether to compute the bias too, which takes second derivatives.
+        bias: whether to compute the bias too, which takes second derivatives; by default wherever it can be. Where phi' jumps
+            (ReLU) it can with one hidden layer, and not that of G: <phi'^2> has no second derivative path by path.
         num_directions: gradients that span most of the variance; each takes a backward pass.
         num_draws: random directions for the rest, which the variance hardly needs, and the bias does; by default 128 with one
             hidden layer, else 32 (8 without bias).
@@ -71,7 +72,13 @@ def fluctuations(
     check.instance("problem", problem, Problem)
     _check_applies(problem)
     L, act = problem.architecture.depth, problem.architecture.activation
-    form = Form.of(problem)
+    kinked = jumps(act)
+    bias = (L == 1 or not kinked) if bias is None else check.flag("bias", bias)
+    if bias and kinked and L > 1:
+        raise ValueError(
+            f"the bias of {L} hidden layers needs a second derivative of <phi'^2>, and phi' of {act.name} jumps: pass "
+            "bias=False, or a smooth activation."
+        )
     num_paths = (4096 if L == 1 else 1024) if num_paths is None else num_paths
     if check.count("num_paths", num_paths, least=16) % 4:
         raise ValueError(f"num_paths must be a multiple of 4, got {num_paths}.")
@@ -80,12 +87,10 @@ def fluctuations(
     draws = ((128 if L == 1 else 32) if bias else 8) if num_draws is None else check.count("num_draws", num_draws, least=0)
     steps = chosen_steps(problem.training.num_steps, save_kernels)
     shown = problem.task.num_train if problem.training.online else 0
-    setting = Setting(
-        form, problem.parameterization.centered, len(steps), shown, num_directions, draws, check.flag("bias", bias)
-    )
+    setting = Setting(Form.of(problem), problem.parameterization.centered, len(steps), shown, num_directions, draws, bias)
     began = time.perf_counter()
     with float64():
-        tol = (1e-2 if jumps(act) else 1e-3) if tol is None else check.positive("tol", tol)
+        tol = (1e-2 if kinked else 1e-3) if tol is None else check.positive("tol", tol)
         keys = [(seed, r) for r in range(num_replicas)]
         given, ranks = replicas(problem, setting, steps, num_paths, tol, keys)
     responses = [*_in_turn(setting, given, seed, progress)]
@@ -131,16 +136,18 @@ def _assembled(
 ) -> Fluctuations:
     """The three Results."""
     limit, rows, bias = (_stacked([getattr(r, part) for r in responses]) for part in ("limit", "rows", "bias"))
+    if jumps(problem.architecture.activation):
+        bias["G"] = None
     variance = {name: (x**2).sum(1) for name, x in rows.items()}
     losses = _losses(problem, limit["f"], rows["f"], bias["f"])
     parts = ("limit", "N times the variance over seeds", "N times the bias")
     first = problem.task.num_train if problem.training.online else 0
 
-    def shown(x: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
+    def shown(x: dict[str, Any]) -> dict[str, Any]:
         f = x["f"][..., first:, :]
         return {"f": f[..., 0] if problem.task.y.ndim == 1 else f, "Phi": x["Phi"], "G": x["G"]}
 
-    def result(name: str, x: dict[str, np.ndarray], losses: dict[str, np.ndarray]) -> Result:
+    def result(name: str, x: dict[str, Any], losses: dict[str, np.ndarray]) -> Result:
         runs = Trajectory.of(np.arange(problem.training.num_steps + 1), steps, shown(x) | losses)
         return Result(problem, Estimate.of(runs), Status(True, f"{name}, {len(responses)} replicas"), stats, known)
 
@@ -148,7 +155,7 @@ def _assembled(
     return Fluctuations(results[0], results[1], results[2] if bias["f"].any() else None, shown(rows))
 
 
-def _stacked(parts: list) -> dict[str, Float[np.ndarray, "replicas ..."]]:
+def _stacked(parts: list) -> dict[str, Any]:
     return {name: np.stack([np.asarray(getattr(part, name)) for part in parts]) for name in ("f", "Phi", "G")}
 
 
