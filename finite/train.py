@@ -130,6 +130,7 @@ def train(
         record: steps to record, of networks that the theory does not solve; by default 32 of them, evenly in log t.
         num_probes: held-out points of a Stream at which those networks are watched.
         checkpoint: a file to go on from, of those networks: written every minute, read if it is there, gone at the end.
+            `finite.partial_result` reads what is recorded in it.
         log: a file that gets a line of JSON per recorded step, of those networks: losses of every seed.
         dtype: "float32" or "float64". The outputs of lazy networks are small differences: their rounding error is about
             25 eps / gamma0 (mean-field; gamma0 / sqrt N for "ntk"), in float32 0.3 % at gamma0 = 1e-3. Networks that the theory

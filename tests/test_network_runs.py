@@ -29,6 +29,7 @@ from widthwise import (
     Parameterization,
     Problem,
     ResidualMLP,
+    ResNet,
     Result,
     Transformer,
     Unsolved,
@@ -110,6 +111,33 @@ def test_log_is_json_lines(tmp_path: Path) -> None:
     lines = [json.loads(line) for line in (tmp_path / "log.jsonl").read_text().splitlines()]
     assert [line["step"] for line in lines] == result.mean.steps.tolist()
     np.testing.assert_allclose([line["test_loss"] for line in lines], result.samples.test_loss.T, rtol=1e-6)
+
+
+DEFAULTS: dict[str, tuple[Any, Stream, dict[str, Any]]] = {
+    "MLP": (MLP(2), data.multi_index(), {"eta0": 0.5}),
+    "ResidualMLP": (ResidualMLP(2), data.multi_index(), {"eta0": 0.5}),
+    "ConvNet": (ConvNet(2), data.digits(), {"eta0": 0.1, "optimizer": Adam()}),
+    "ResNet": (ResNet(), data.digits(), {"eta0": 0.1, "optimizer": Adam()}),
+    "Transformer": (Transformer(2), data.text(context=16), {"eta0": 0.1, "optimizer": Adam()}),
+    "ViT": (ViT(2), data.digits(), {"eta0": 0.1, "optimizer": Adam()}),
+}
+"""Each with the settings of its own that it has by default, on data that come with the package."""
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", DEFAULTS)
+def test_a_default_run_takes_less_than_a_minute_and_learns(name: str) -> None:
+    """Two networks of width 64, a hundred steps: the test loss of each falls, and two cores have the seconds in a minute."""
+    noun, stream, settings = DEFAULTS[name]
+    loss = "mse" if stream.kind == "values" else "cross_entropy"
+    training = GradientDescent(num_steps=100, loss=loss, batch_size=32, **settings)
+    began = time.process_time()
+    result = finite.train(Problem(noun, Parameterization(), stream, training), width=64, num_seeds=2, progress=False)
+    seconds = time.process_time() - began
+    start, end = result.samples.test_loss[:, 0], result.samples.test_loss[:, -1]
+    print(f"{name}: test loss {start.mean():.3f} -> {end.round(3)}, {seconds:.0f} processor seconds")
+    assert (end < 0.9 * start).all()
+    assert seconds < 2 * 60
 
 
 SCRIPT = """
