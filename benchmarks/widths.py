@@ -1,6 +1,6 @@
 """How fast do fields move as networks grow: slopes in log width of what a few steps do, for every architecture.
 
-    python -m benchmarks.widths                    # a quarter of an hour and 4 GiB on one core; the table of docs/networks.md
+    python -m benchmarks.widths                    # half an hour and 4 GiB on one free core; the table of docs/networks.md
     python -m benchmarks.widths ConvNet ViT ntk    # of it these architectures, optimizers or kinds
 
     kind        fields                            f

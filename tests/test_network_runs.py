@@ -127,12 +127,12 @@ DEFAULTS: dict[str, tuple[Any, Stream, dict[str, Any]]] = {
 @pytest.mark.slow
 @pytest.mark.parametrize("name", DEFAULTS)
 def test_a_default_run_takes_less_than_a_minute_and_learns(name: str) -> None:
-    """Two networks of width 64, a hundred steps: the test loss of each falls, and two cores have the seconds in a minute."""
+    """Two networks of width 32, a hundred steps: the test loss of each falls, and two cores have the seconds in a minute."""
     noun, stream, settings = DEFAULTS[name]
     loss = "mse" if stream.kind == "values" else "cross_entropy"
     training = GradientDescent(num_steps=100, loss=loss, batch_size=32, **settings)
     began = time.process_time()
-    result = finite.train(Problem(noun, Parameterization(), stream, training), width=64, num_seeds=2, progress=False)
+    result = finite.train(Problem(noun, Parameterization(), stream, training), width=32, num_seeds=2, progress=False)
     seconds = time.process_time() - began
     start, end = result.samples.test_loss[:, 0], result.samples.test_loss[:, -1]
     print(f"{name}: test loss {start.mean():.3f} -> {end.round(3)}, {seconds:.0f} processor seconds")

@@ -357,7 +357,7 @@ def chain(vocabulary: int = 16, context: int = 4) -> Stream:
     return Stream("chain", (context,), vocabulary, "tokens", source, lambda number: draw(2**31, number))
 
 
-def check_transfer(problem: Problem, rates: Any, standard: Any, steepest: float) -> None:
+def check_transfer(problem: Problem, rates: Any, standard: Any) -> None:
     """mup keeps the optimum of width 64 at 1024, and it is sharp; "standard" does not keep it up to 256."""
     settings: dict[str, Any] = {"num_seeds": 3, "last": 0.4, "progress": False}
     mup = finite.sweep(problem.replace(kind="mup"), rates=2.0 ** np.array(rates), widths=(64, 1024), **settings)
@@ -371,22 +371,22 @@ def check_transfer(problem: Problem, rates: Any, standard: Any, steepest: float)
     other = finite.sweep(problem.replace(kind="standard"), rates=2.0 ** np.array(standard), widths=(64, 256), **settings)
     print(other)
     assert not other.at_edge.any(), str(other)
-    assert not other.transfers, str(other)
+    assert "DOES NOT TRANSFER" in str(other), str(other)  # by more than a step and two errors
     slope, error = other.drift
-    assert slope + 2 * error < steepest, str(other)
+    assert slope + 3 * error < 0, str(other)
 
 
 @pytest.mark.slow
 def test_transfers_of_a_convolutional_network() -> None:
     problem = Problem(ConvNet(2), Parameterization(), small_images(), GradientDescent(1.0, 50, batch_size=64))
-    check_transfer(problem, np.arange(1, 4, 0.5), np.arange(-5, 0.5, 0.5), -0.3)
+    check_transfer(problem, np.arange(1, 4, 0.5), np.arange(-5, 0.5, 0.5))
 
 
 @pytest.mark.slow
 def test_transfers_of_a_transformer() -> None:
     training = GradientDescent(1.0, 24, "cross_entropy", batch_size=16, optimizer=Adam())
     problem = Problem(Transformer(1), Parameterization(), chain(), training)
-    check_transfer(problem, np.arange(-2.5, 0, 0.5), np.arange(-14, -6.5, 0.5), -0.3)
+    check_transfer(problem, np.arange(-2.5, 0, 0.5), np.arange(-14, -6.5, 0.5))
 
 
 @pytest.mark.slow
