@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 from jaxtyping import Float
 
-from widthwise import KernelSpectra, Result, check
+from widthwise import KernelSpectra, Result, Task, check
 from widthwise.kernel_spectra import Points, shown_modes
 
 
@@ -115,7 +115,12 @@ class SpectralComparison:
 
 
 def spectral(
-    nets: Mapping[int, Result], reference: Result | None = None, *, points: Points | None = None, num_modes: int | None = None
+    nets: Mapping[int, Result],
+    reference: Result | None = None,
+    *,
+    points: Points | None = None,
+    y: Any = None,
+    num_modes: int | None = None,
 ) -> SpectralComparison:
     """Spectra of the mean tangent kernel at every width, against those of the limit or of the widest network.
 
@@ -129,6 +134,7 @@ def spectral(
         nets: ensembles by width, with save=["NTK"], all of one problem.
         reference: a theory's Result, or another ensemble's; by default the widest of the nets.
         points: between which points; by default the test points if there are some with targets, else the train points.
+        y: other targets at these points than the problem's: see `KernelSpectra.of`.
         num_modes: how many modes, by default those whose eigenvalue at the reference is above 1e-6 of the largest.
 
     Raises:
@@ -154,9 +160,10 @@ def spectral(
         name = reference.provenance.get("method", "the reference").split("(")[0]
         name = f"{name} ({reference.trajectory.n or 'exact'} runs)" if reference.trajectory.n else f"{name} (exact)"
     if points is None:
-        points = "train" if reference.problem.task.y_test is None else "test"
-    limit = KernelSpectra.of(reference, points)
-    spectra = tuple(KernelSpectra.of(nets[N], points) for N in widths)
+        task = reference.problem.task
+        points = "train" if isinstance(task, Task) and task.y_test is None else "test"
+    limit = KernelSpectra.of(reference, points, y)
+    spectra = tuple(KernelSpectra.of(nets[N], points, y) for N in widths)
     for N, each in zip(widths, spectra, strict=True):
         if not np.array_equal(each.steps, limit.steps) or each.lam.shape != limit.lam.shape:
             raise ValueError(

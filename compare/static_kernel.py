@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 from jaxtyping import Float
 
-from widthwise import Result, check, kernel_descent
+from widthwise import Result, Task, check, kernel_descent
 from widthwise.jackknife import jackknife
 from widthwise.kernel_spectra import ntk_of
 
@@ -118,19 +118,21 @@ def static_kernel(result: Result, *, step: int | None = None, ridge: float | Non
         ((5, 11), (4, 11, 8), 10)
     """
     runs, problem, n = ntk_of(result), result.problem, result.trajectory.n
+    if not isinstance(problem.task, Task):
+        raise ValueError("static_kernel trains on the points of a Task; of a Stream no train points are watched.")
     kept = np.asarray(result.mean.kernel_steps).tolist()
     step = kept[-1] if step is None else step
     if step not in kept:
         raise ValueError(f"step must be one at which kernels were kept, {kept}; got {step!r}. Pass save_kernels=[{step!r}].")
     if n == 0:
         runs = runs[None]
-    K = runs[:, kept.index(step)]
+    K, states = runs[:, kept.index(step)], np.asarray(result.mean.steps)
     outputs = np.asarray(result.mean.f, dtype=np.float64)[None] if n == 0 else np.asarray(result.samples.f, dtype=np.float64)
     if ridge is None:
         how = f"trained for {problem.training.num_steps} steps"
 
         def predict(kernel: Float[np.ndarray, "points points"]) -> Float[np.ndarray, "states points"]:
-            return kernel_descent(problem, kernel)
+            return kernel_descent(problem, kernel)[states]
     else:
         how, outputs = f"regression with ridge {check.at_least_zero('ridge', ridge):g}", outputs[:, -1:]
 

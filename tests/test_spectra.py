@@ -27,6 +27,7 @@ from widthwise import (
     Status,
     Task,
     Trajectory,
+    data,
     kernel_descent,
     tasks,
 )
@@ -599,11 +600,41 @@ def test_spectral_of_networks_and_theory() -> None:
     assert len(compare.static_kernel(nets[128]).plot().axes) == 2
 
 
+def test_targets_of_classes_and_streams() -> None:
+    """One-hot rows count less their mean over classes; of a Stream they are those of its probes."""
+    task = tasks.digits(12, 6, classes=(0, 1, 2))
+    problem = Problem(MLP(1), Parameterization(kind="ntk"), task, GradientDescent(0.5, 2, "cross_entropy"))
+    theory = dmft.solve(problem, save=["NTK"])
+    found, K = spectra.of(theory, "test"), theory.mean["NTK"][0, 12:, 12:]
+    centred = task.y_test - 1 / 3
+    assert close(found.power[0], Spectrum.of_kernel(K, centred).power, 1e-9)
+    assert not close(found.power[0], Spectrum.of_kernel(K, task.y_test).power, 1e-2)
+    assert close(found.power, spectra.of(theory, "test", y=centred).power, 1e-9)
+    both = spectra.of(theory, "all", y=np.arange(18.0))
+    assert close(both.power[0], Spectrum.of_kernel(theory.mean["NTK"][0], np.arange(18.0)).power, 1e-9)
+    stream = data.digits()
+    problem = Problem(MLP(1, "relu"), Parameterization(), stream, GradientDescent(0.1, 3, "cross_entropy", batch_size=8))
+    nets = {N: finite.train(problem, width=N, num_seeds=2, save=["NTK"], num_probes=10, progress=False) for N in (16, 32)}
+    seen = compare.spectral(nets)
+    assert seen[-1].ratio.shape == (1, 10)
+    labels = np.eye(10)[stream.probe(10)[1]]
+    kernel = np.mean(np.asarray(nets[32].samples["NTK"], float), 0)[0]
+    assert close(seen.reference_spectra.power[0], Spectrum.of_kernel(kernel, labels - 1 / 10).power, 1e-6)
+    for make, message in (
+        (lambda: spectra.of(nets[16]), "no train points among the 10"),
+        (lambda: spectra.of(nets[16], "test", y=np.ones(9)), "one row for each of the 10 test points, got 9"),
+        (lambda: compare.static_kernel(nets[16]), "points of a Task"),
+        (lambda: spectra.moving_loss(nets[16]), "f at every step|of a Task"),
+    ):
+        with pytest.raises(ValueError, match=message):
+            make()
+
+
 @pytest.mark.parametrize(
     ("make", "message"),
     [
         (lambda: spectra.of(networks(1.0, 32, 128), "validation"), "points must be one of"),
-        (lambda: spectra.of(made(np.eye(4)[None, None], Task(np.eye(4), np.ones(4))), "test"), "needs test points"),
+        (lambda: spectra.of(made(np.eye(4)[None, None], Task(np.eye(4), np.ones(4))), "test"), "no test points"),
         (lambda: spectra.of(dmft.solve(networks(1.0, 32, 128).problem.replace(kind="ntk"))), r"pass save=\['NTK'\]"),
         (lambda: compare.spectral({32: networks(1.0, 32, 128)}), "two widths or more"),
         (lambda: compare.spectral({32: networks(1.0, 32, 128)}, made(np.eye(17)[None, None])), "share kept steps"),

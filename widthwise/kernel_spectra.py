@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Literal, get_args
+from typing import Any, Literal, get_args
 
 import numpy as np
 from jaxtyping import Float, Int
 
 from widthwise import check
 from widthwise.curvature import num_trained
+from widthwise.data import Stream
 from widthwise.jackknife import jackknife
 from widthwise.result import Result
 from widthwise.spectrum import Spectrum, eigen
@@ -53,12 +54,13 @@ class KernelSpectra:
     points: Points
 
     @staticmethod
-    def of(result: Result, points: Points = "train") -> KernelSpectra:
+    def of(result: Result, points: Points = "train", y: Any = None) -> KernelSpectra:
         """Of a Result with save=["NTK"].
 
         Args:
             result: of theory or experiment.
-            points: between which points; "test" and "all" need test targets.
+            points: between which points; "test" and "all" need test targets. Of a Stream "test" are its probes.
+            y: (n,) or (n, C), other targets than the task's, which for loss="cross_entropy" are one-hot rows less their mean.
 
         Raises:
             ValueError: NTK was not saved, there are no such points, or the result has not its single runs.
@@ -72,9 +74,9 @@ class KernelSpectra:
             >>> spectra.lam.shape, bool(np.allclose(spectra.cumulative[:, -1], 1))
             ((2, 3), True)
         """
-        rows, y = points_of(result, points)
-        n = result.trajectory.n
-        runs = ntk_of(result)[..., rows, rows]
+        NTK, n = ntk_of(result), result.trajectory.n
+        rows, y = points_of(result, points, y)
+        runs = NTK[..., rows, rows]
 
         def measure(weights: Float[np.ndarray, "runs"]) -> Float[np.ndarray, "kept numbers"]:
             K = np.tensordot(weights, runs, 1) if n else runs
@@ -136,28 +138,46 @@ def shown_modes(num: int, most: int = 7) -> Int[np.ndarray, "shown"]:
     return np.unique(np.geomspace(1, num, most).round().astype(int)) - 1
 
 
-def points_of(result: Result, points: Points) -> tuple[slice, Float[np.ndarray, "points outputs"]]:
+def points_of(result: Result, points: Points, y: Any = None) -> tuple[slice, Float[np.ndarray, "points outputs"]]:
     """Where the train, test or all points are among the watched ones, and their targets (n, C).
 
     Raises:
         ValueError: no such points, no targets there, or targets that all vanish.
     """
     check.choice("points", points, get_args(Points))
-    task, P = result.problem.task, num_trained(result.problem)
-    if result.problem.training.online:
-        if points == "train":
-            raise ValueError("online training is watched at the test points alone: take points='test'.")
-        rows, y = slice(0, P), task.y_test
+    problem, M = result.problem, np.shape(result.mean["NTK"])[-1]
+    if isinstance(problem.task, Stream):
+        P, known = 0, {"test": _probe_targets(problem.task, M) if y is None else None}
+    elif problem.training.online:
+        P, known = 0, {"test": problem.task.y_test}
     else:
-        rows = {"train": slice(0, P), "test": slice(P, None), "all": slice(0, None)}[points]
-        y = task.y if points == "train" else task.y_test
-        if points == "all" and y is not None:
-            y = np.concatenate([task.y, y])
-    if y is None or not len(y):
-        raise ValueError(f"points={points!r} needs test points with targets: give the task X_test and y_test.")
+        P, known = num_trained(problem), {"train": problem.task.y, "test": problem.task.y_test}
+    rows = {"train": slice(0, P), "test": slice(P, M), "all": slice(0, M)}[points]
+    num = rows.stop - rows.start
+    if not num:
+        where = "test" if P == 0 else "train"
+        raise ValueError(f"there are no {points} points among the {M} that were watched: take points={where!r}.")
+    if y is None:
+        asked = ["train", "test"] if points == "all" and P else ["test" if points == "all" else points]
+        parts = [np.reshape(part, (len(part), -1)) for name in asked if (part := known.get(name)) is not None]
+        if len(parts) < len(asked):
+            raise ValueError(f"points={points!r} needs targets there: give the task y_test, or pass y.")
+        y = np.concatenate(parts)
+        if problem.training.loss.name == "cross_entropy":
+            y = y - y.mean(-1, keepdims=True)
+    y = check.array("y", np.reshape(y, (np.shape(y)[0], -1)) if np.ndim(y) else y, 2, "(n,) or (n, C)")
+    if len(y) != num:
+        raise ValueError(f"y must have one row for each of the {num} {points} points, got {len(y)}.")
     if not np.any(y):
         raise ValueError("the targets are all zero: they have no power in any mode.")
-    return rows, y.reshape(len(y), -1)
+    return rows, y
+
+
+def _probe_targets(stream: Stream, num: int) -> Float[np.ndarray, "points outputs"]:
+    if stream.kind == "tokens":
+        raise ValueError("rows of an NTK of tokens are places, each of the logit of its own next token: pass y for them.")
+    y = stream.probe(num)[1]
+    return np.eye(stream.num_outputs)[y] if stream.kind == "classes" else y
 
 
 def ntk_of(result: Result) -> Float[np.ndarray, "*runs kept points points"]:

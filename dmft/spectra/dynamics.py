@@ -100,6 +100,8 @@ def moving_loss(result: Result) -> MovingLoss:
     runs = ntk_of(result)
     K = runs if result.trajectory.n == 0 else runs.mean(0)
     problem, steps = result.problem, np.asarray(result.mean.kernel_steps)
+    if len(result.mean.steps) != problem.training.num_steps + 1:
+        raise ValueError("moving_loss needs f at every step, as dmft.solve and finite.train record it for an MLP on a Task.")
     f = kernel_descent(problem, K, steps)
     task, training, P = problem.task, problem.training, problem.task.num_train
     test = None if task.y_test is None else training.loss_of(f[:, P:], task.y_test)
