@@ -107,8 +107,9 @@ class SpectralComparison:
                     ax.fill_between(k, y - error, y + error, color=color, alpha=0.25, lw=0)
         for ax, label in zip(axes, (r"$\lambda_k$", r"$\lambda_k\,/\,$trace", r"$1 - C(k)$"), strict=True):
             ax.set(xscale="log", yscale="log", xlabel="mode $k$", ylabel=label)
-            top = max(line.get_ydata().max() for line in ax.lines)
-            ax.set_ylim(bottom=1e-5 * top)
+            drawn = np.concatenate([line.get_ydata()[:-1] for line in ax.lines])
+            if (seen := drawn[drawn > 1e-6 * drawn.max()]).size:  # the last mode's 1 - C is zero but for rounding
+                ax.set_ylim(bottom=0.5 * seen.min())
         axes[0].legend(frameon=False)
         figure.suptitle(f"step {self.deformations[kept].step}")
         return figure

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
-from jaxtyping import Float
+from jaxtyping import Float, Int
 
 from widthwise import Result, Task, check, kernel_descent
 from widthwise.jackknife import jackknife
@@ -35,6 +35,7 @@ class KernelPredictors:
         step: the step of the kernel.
         how: how the kernel was used, in words.
         num_runs: number of networks.
+        states: steps of the losses' states.
         train, train_error: (5, states) losses; states are those of training, or the one of a regression.
         test, test_error: (5, states); None without test targets.
         train_limit, test_limit: (5, states) with the bias of a finite number of seeds taken out: as of infinitely many.
@@ -44,6 +45,7 @@ class KernelPredictors:
     step: int
     how: str
     num_runs: int
+    states: Int[np.ndarray, "states"]
     train: Losses
     train_error: Losses
     train_limit: Losses
@@ -80,8 +82,8 @@ class KernelPredictors:
         for ax, (name, loss, error) in zip(axes[0], there, strict=True):
             for i, words in enumerate(PREDICTORS.values()):
                 if loss.shape[1] > 1:
-                    ax.plot(loss[i], color=f"C{i}", label=words)
-                    ax.fill_between(range(loss.shape[1]), *(loss[i] + s * error[i] for s in (-1, 1)), color=f"C{i}", alpha=0.25)
+                    ax.plot(self.states, loss[i], color=f"C{i}", label=words)
+                    ax.fill_between(self.states, *(loss[i] + s * error[i] for s in (-1, 1)), color=f"C{i}", alpha=0.25)
                 else:
                     ax.errorbar([i], loss[i], error[i], fmt="o", color=f"C{i}", label=words)
             ax.set(xlabel="step" if loss.shape[1] > 1 else "", ylabel=f"{name} loss")
@@ -151,7 +153,9 @@ def static_kernel(result: Result, *, step: int | None = None, ridge: float | Non
     value, error, limit = jackknife(measure, n)
     tested = value.shape[1] == 2
     test, test_error, test_limit = (x[:, 1] if tested else None for x in (value, error, limit))
-    return KernelPredictors(int(step), how, n, value[:, 0], error[:, 0], limit[:, 0], test, test_error, test_limit, f)
+    states = states if ridge is None else states[-1:]
+    train, train_error, train_limit = value[:, 0], error[:, 0], limit[:, 0]
+    return KernelPredictors(int(step), how, n, states, train, train_error, train_limit, test, test_error, test_limit, f)
 
 
 def _losses(result: Result) -> Any:

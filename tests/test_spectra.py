@@ -217,8 +217,8 @@ def sphere_regression(p: int, repeats: int, num_test: int = 500) -> tuple[float,
 
 @pytest.mark.parametrize("p", [100, *(pytest.param(p, marks=pytest.mark.slow) for p in (30, 300))])
 def test_learning_curve_on_the_sphere(p: int) -> None:
-    """Within 12 %, and 2 standard errors of them 3 % each."""
-    mean, error = sphere_regression(p, 60)
+    """Within 12 %, for what the formula leaves out (measured: 7 % at p = 100), and 2 standard errors of 2 to 3 %."""
+    mean, error = sphere_regression(p, 200)
 
     def agrees(spectrum: Spectrum) -> bool:
         return abs(spectra.learning_curve(spectrum, p).test[0] - mean) < 0.12 * mean + 2 * error
@@ -228,6 +228,27 @@ def test_learning_curve_on_the_sphere(p: int) -> None:
     assert agrees(spectrum)
     assert not agrees(spectra.sphere(spectra.ntk(MLP(1, "relu")), 14, target))  # twins: another dimension; higher degrees cut
     assert p < 65 or not agrees(Spectrum(spectrum.lam[:3], spectrum.power[:3], spectrum.multiplicity[:3]))
+
+
+def test_learning_curve_of_digits() -> None:
+    """Of a kernel measured on 800 digits, for subsets of 100: within 5 % and 3 standard errors; not with shuffled targets."""
+    task = tasks.digits(800, classes=(0, 1, 2, 3, 4, 5, 6, 7, 8, 9))
+    y, rng = np.where(task.y.argmax(-1) % 2 == 0, 1.0, -1.0), np.random.default_rng(0)
+    K = task.X @ task.X.T / task.input_dim
+    K = np.exp(K / np.trace(K) * 800)
+    errors = []
+    for _ in range(40):
+        chosen = rng.permutation(800)[:100]
+        f = K[:, chosen] @ np.linalg.solve(K[np.ix_(chosen, chosen)] + 0.1 * np.eye(100), y[chosen])
+        errors.append(np.mean((f - y) ** 2))
+    mean, error = np.mean(errors), np.std(errors, ddof=1) / np.sqrt(40)
+
+    def agrees(targets: np.ndarray) -> bool:
+        curve = spectra.learning_curve(Spectrum.of_kernel(K, targets), 100, ridge=0.1)
+        return bool(abs(curve.test[0] - mean) < 0.05 * mean + 3 * error)
+
+    assert agrees(y)
+    assert not agrees(rng.permutation(y))
 
 
 def test_plateaus_are_the_limit_of_high_dimension() -> None:
