@@ -660,6 +660,7 @@ def test_targets_of_classes_and_streams() -> None:
         (lambda: compare.spectral({32: networks(1.0, 32, 128)}), "two widths or more"),
         (lambda: compare.spectral({32: networks(1.0, 32, 128)}, made(np.eye(17)[None, None])), "share kept steps"),
         (lambda: compare.spectral({32: networks(1.0, 32, 128)}, networks(1.0, 128, 32), num_modes=99), "num_modes must be"),
+        (lambda: spectra.of(made(np.full((2, 1, 17, 17), np.nan))), "not finite: made by hand"),
         (lambda: compare.static_kernel(networks(1.0, 32, 128), step=7), r"kept, \[0, 60\]; got 7"),
         (lambda: spectra.static_training(Spectrum([1.0], [1.0]), GradientDescent(0.1, 2, batch_size=2)), "full-batch"),
     ],

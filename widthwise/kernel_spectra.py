@@ -184,10 +184,13 @@ def ntk_of(result: Result) -> Float[np.ndarray, "*runs kept points points"]:
     """NTK of the single runs (n, K, M, M); of an exact result (K, M, M).
 
     Raises:
-        ValueError: it was not saved, no step was kept, or the runs were not.
+        ValueError: it was not saved, no step was kept, or the runs were not; not finite, as training diverged.
     """
     check.instance("result", result, Result)
     if "NTK" not in result.mean.more or not len(result.mean.kernel_steps):
         raise ValueError("the result has no tangent kernels: pass save=['NTK'] to dmft.solve or finite.train.")
     source = result.mean if result.trajectory.n == 0 else result.samples
-    return np.asarray(source["NTK"], dtype=np.float64)
+    K = np.asarray(source["NTK"], dtype=np.float64)
+    if not np.isfinite(K).all():
+        raise ValueError(f"the tangent kernels are not finite: {result.status}")
+    return K
