@@ -25,6 +25,7 @@ class Statistic:
         difference, error: experiment minus theory and its standard error.
         p_value: two-sided, Welch's t.
         detectable: the smallest difference that this test would have seen in nine cases of ten.
+        dof: degrees of freedom of the error.
     """
 
     name: str
@@ -32,6 +33,7 @@ class Statistic:
     error: float
     p_value: float
     detectable: float
+    dof: float
 
     def __str__(self) -> str:
         return (
@@ -198,9 +200,10 @@ def _statistic(name: str, reference: Runs, nets: list[Runs], weights: list[float
 
     difference, error, dof = amplitude(reference, nets, weights)
     if error == 0:  # nothing varies, as where a frozen layer's kernel stands still: equal, or not
-        return Statistic(name, difference, error, 1.0 if abs(difference) < 1e-12 else 0.0, 0.0)
+        return Statistic(name, difference, error, 1.0 if abs(difference) < 1e-12 else 0.0, 0.0, dof)
     p_value = float(2 * stdtr(dof, -abs(difference) / error))
-    return Statistic(name, difference, error, p_value, float(-error * (stdtrit(dof, alpha / 2) + stdtrit(dof, 0.1))))
+    detectable = float(-error * (stdtrit(dof, alpha / 2) + stdtrit(dof, 0.1)))
+    return Statistic(name, difference, error, p_value, detectable, dof)
 
 
 def amplitude(reference: Runs, nets: list[Runs], weights: list[float]) -> tuple[float, float, float]:

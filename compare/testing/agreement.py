@@ -55,20 +55,16 @@ def assert_agrees(
     draw(plot, lambda ax: _paint(ax, theory, experiment))
     if not verdict:
         fail(str(verdict), _first_difference(theory, experiment))
-    worst = max(verdict.statistics, key=lambda s: s.detectable)
-    reach = worst.detectable * _from_nine_in_ten(alpha / len(verdict.statistics))
+    level = alpha / len(verdict.statistics)
+    reach, worst = max(
+        (float(s.error * (quantile(s.dof, level / 2) + quantile(s.dof, 0.01))), s.name) for s in verdict.statistics
+    )
     if not reach <= detect:
         raise CannotTell(
-            f"cannot tell: {worst.name} off by {reach:.1%} may pass, and that should be {detect:.0%} at most. Take "
+            f"cannot tell: {worst} off by {reach:.1%} may pass, and that should be {detect:.0%} at most. Take "
             f"{more_of('seeds', (reach / detect) ** 2)} (and replicas of the theory), or raise detect.\n{verdict}"
         )
     return verdict
-
-
-def _from_nine_in_ten(alpha: float) -> float:
-    """What is seen in 99 cases of 100 over what is seen in nine of ten; most for normal errors, which are taken."""
-    normal = np.inf
-    return float((quantile(normal, alpha / 2) + quantile(normal, 0.01)) / (quantile(normal, alpha / 2) + quantile(normal, 0.1)))
 
 
 def _limit(experiment: Result | Mapping[int, Result]) -> Result:

@@ -142,6 +142,8 @@ def _gap_of(ensembles: dict[int, Result]) -> float:
 
 def _finite(ensembles: dict[int, Result], last: int) -> None:
     for N, result in ensembles.items():
+        if not result.status.ok:
+            fail(f"networks of width {N} did not train: {result.status}")
         f = result.samples.f[:, :last]
         good = np.isfinite(f).all(axis=(0, *range(2, f.ndim))) & np.isfinite(result.samples.loss[:, :last]).all(0)
         if not good.all():
@@ -219,7 +221,7 @@ def _spread(ensembles: dict[int, Result], last: int, level: float, wrong: list[s
     def variance(x: np.ndarray) -> np.ndarray:
         return x.var(0, ddof=1).mean()
 
-    pseudo = [contrasts.jackknife(x, variance, max(2, min(contrasts.GROUP, len(x) // 8))) for x in runs]
+    pseudo = [contrasts.jackknife(x, variance, contrasts.group_size(len(x), min(contrasts.GROUP, len(x) // 8))) for x in runs]
     logs = contrasts.logs_of_columns(pseudo, [len(x) for x in runs])
     if not np.isfinite(logs.value).all() or np.sqrt(logs.square).max() > LARGEST_SPREAD_ERROR:
         raise CannotTell("cannot tell: the variance of f over seeds is not resolved at every width. Take more seeds.")

@@ -12,6 +12,8 @@ from jaxtyping import Float
 GROUP = 16
 """Runs per group of a statistic that is not a mean: over so many, a variance is near enough to normal."""
 
+MOST_GROUPS = 64
+
 
 @dataclass(frozen=True)
 class Logs:
@@ -109,6 +111,11 @@ def jackknife(
     return groups * whole - (groups - 1) * without
 
 
+def group_size(runs: int, least: int) -> int:
+    """Runs per group of a jackknife: at least so many, and more where there would be more than `MOST_GROUPS` groups."""
+    return max(least, runs // MOST_GROUPS)
+
+
 def logs_of_rows(pseudo: Float[np.ndarray, "*sets groups n"]) -> Logs:
     """Logs from runs that give all points each."""
     groups = pseudo.shape[-2]
@@ -167,16 +174,17 @@ def point_tests(logs: Logs, x: Float[np.ndarray, "n"], exponent: float, toleranc
 
 
 def combined(slope: Contrast, points: list[Contrast]) -> Float[np.ndarray, "*sets"]:
-    """Chance that any of them is as far off, if the law holds: half for the slope, half for the points (Bonferroni)."""
-    if not points:
-        return slope.p_value
-    worst = np.min([test.p_value for test in points], axis=0)
-    return np.minimum(1.0, 2 * np.minimum(slope.p_value, len(points) * worst))
+    """Chance that any of them is as far off, if the law holds: half for the slope, half for the points (Bonferroni).
+
+    Where there are no tests of points their half is left as a reserve, for logarithms that are not quite normal.
+    """
+    worst = np.min([len(points) * test.p_value for test in points], axis=0) if points else 1.0
+    return np.minimum(1.0, 2 * np.minimum(slope.p_value, worst))
 
 
-def slope_level(alpha: float, points: list[Contrast]) -> float:
+def slope_level(alpha: float) -> float:
     """The level of the test of the slope among those that `combined` takes together."""
-    return alpha / 2 if points else alpha
+    return alpha / 2
 
 
 def _law(logs: Logs, x: Float[np.ndarray, "n"], exponent: float, corrections: bool) -> tuple[np.ndarray, np.ndarray]:

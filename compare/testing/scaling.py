@@ -80,7 +80,8 @@ def assert_scaling(
         samples: (runs, n), each run giving all points (which may depend on each other); or a list of n arrays, independent
             runs at every x, of shape (runs_i,) or (runs_i, entries).
         statistic: y of samples: "mean"; "variance" over runs, unbiased; or a function (runs, ...) -> (...), over the axis 0.
-            Entries are averaged after it. Its error is by jackknife: over single runs for "mean", else over groups of 16.
+            Entries are averaged after it. Its error is by jackknife, over groups of at
+            least 16 runs (single ones for "mean"), 64 groups at most.
         corrections: y = c x^exponent (1 + d / x), d free.
         tolerance: deviations of the exponent up to this are accepted.
         detect: the deviation of the exponent that must be seen.
@@ -125,7 +126,7 @@ def assert_scaling(
             f"{' without errors of y' * logs.scatter} need {need} different x at least."
         )
     slope, points = judge(logs, x, exponent, tolerance, corrections)
-    p_value, level = float(contrasts.combined(slope, points)), contrasts.slope_level(alpha, points)
+    p_value, level = float(contrasts.combined(slope, points)), contrasts.slope_level(alpha)
     seen = Scaling(exponent + float(slope.difference), float(slope.error), p_value, float(slope.detectable(level)))
     draw(plot, lambda ax: _paint(ax, logs, x, exponent, seen))
     if p_value < alpha:
@@ -193,12 +194,16 @@ def _of_samples(samples: Any, statistic: Statistic, x: np.ndarray, order: np.nda
     if fewest < FEWEST_GROUPS:
         raise CannotTell(
             f"too few runs to know their error: {FEWEST_GROUPS * group} at every x are needed at least"
-            f"{' (groups of 16, but for means)' * (group > 1)}, got {min(len(r) for r in runs)}."
+            f"{' (four groups of 16, but for means)' * (group > 1)}, got {min(len(r) for r in runs)}."
         )
+
+    def size(samples: np.ndarray) -> int:
+        return contrasts.group_size(len(samples), group)
+
     if together:
-        logs = contrasts.logs_of_rows(contrasts.jackknife(runs[0][:, order], lambda s: _entries(function(s), 1), group))
+        logs = contrasts.logs_of_rows(contrasts.jackknife(runs[0][:, order], lambda s: _entries(function(s), 1), size(runs[0])))
     else:
-        pseudo = [contrasts.jackknife(runs[i], lambda s: _entries(function(s), 0), group) for i in order]
+        pseudo = [contrasts.jackknife(runs[i], lambda s: _entries(function(s), 0), size(runs[i])) for i in order]
         logs = contrasts.logs_of_columns(pseudo, [len(runs[i]) for i in order])
     if not np.isfinite(logs.value).all():
         bad = int(np.argmin(np.isfinite(logs.value)))

@@ -194,6 +194,6 @@ def _strategies() -> Any:
         from hypothesis import strategies
     except ImportError as error:
         raise ImportError(
-            "strategies need hypothesis, which comes with the extra `test`: pip install 'widthwise[test]' (or hypothesis alone)."
+            "strategies need hypothesis, which comes with the extra `test`: pip install 'widthwise[test]', or it alone."
         ) from error
     return strategies

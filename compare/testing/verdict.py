@@ -10,8 +10,8 @@ from typing import TYPE_CHECKING, Any, NoReturn
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
 
-ALPHA = 5e-4
-"""Default level: false alarms stay below 1 in 1000 where errors are estimated, too."""
+ALPHA = 3e-4
+"""Default level: false alarms stay below 1 in 1000 where few seeds tell the errors, too, and logarithms are not normal."""
 
 
 class CannotTell(ValueError):
