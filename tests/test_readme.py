@@ -51,7 +51,7 @@ def test_scripts_of_testing(capsys: pytest.CaptureFixture[str]) -> None:
     for script in scripts(DOCS / "testing.md"):
         exec(script, names)
     tests = [name for name in names if name.startswith("test_")]
-    assert len(tests) == 2
+    assert len(tests) == 3
     for name in tests:
         names[name]()
     assert "would have been seen" in capsys.readouterr().out

@@ -105,12 +105,12 @@ def assert_consistent_across_widths(
     if wrong:
         fail(f"networks of widths {', '.join(map(str, ensembles))} do not behave alike (level {alpha:g}):", *wrong)
     for name, (_, seen) in parts.items():
-        most = SPREAD[2] if name == "spread" else detect
+        most, free = (SPREAD[2], SPREAD[1]) if name == "spread" else (detect, constant * _gap_of(ensembles))
         if not seen <= most:
-            allowed = "" if name == "spread" else f" (the 1/N law allows {constant * _gap_of(ensembles):.2g})"
+            seeds = more_of("seeds", ((seen - free) / (most - free)) ** 2) + ", or " if free < most else ""
             raise CannotTell(
-                f"cannot tell: {name} off by {seen:.2g} may pass, and that should be {most:g} at most{allowed}. "
-                f"Take {more_of('seeds', (seen / most) ** 2)}, or wider networks."
+                f"cannot tell: {name} off by {seen:.2g} may pass, and that should be {most:g} at most (the law allows "
+                f"{free:.2g}). Take {seeds}{'a wider range of widths' if name == 'spread' else 'wider networks'}."
             )
     return Consistency(parts)
 
