@@ -465,7 +465,7 @@ def test_drawn_problems_train_stably(problem: Problem) -> None:
 
 
 @pytest.mark.slow
-@settings(few, max_examples=60)
+@settings(few, max_examples=25)
 @given(some_problems())
 def test_many_drawn_problems_train_stably(problem: Problem) -> None:
     stable(problem)

@@ -95,7 +95,7 @@ def assert_scaling(
 
     Example:
         >>> print(assert_scaling([1, 2, 4], [3.0, 1.52, 0.74], y_error=[0.06, 0.03, 0.015]))
-        exponent -1.010 +- 0.021   p = 1   a deviation of 0.12 would have been seen
+        exponent -1.010 +- 0.021   p = 1   a deviation of 0.13 would have been seen
         >>> assert_scaling([1, 2, 4], [3.0, 1.5, 0.75], -0.5, y_error=[0.06, 0.03, 0.015])  # doctest: +ELLIPSIS
         Traceback (most recent call last):
         AssertionError: y ~ x^-0.5 is rejected: exponent -1.000 +- 0.02, p = ...
