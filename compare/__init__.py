@@ -1,5 +1,6 @@
 """The verdict: variance, bias, kernels and significance between Results, theory or experiment alike."""
 
+from compare import testing
 from compare.alignment import alignment, alignment_of_runs
 from compare.gap import Gap, Gaps, gap
 from compare.power_law import PowerLaw, fit_power_law
@@ -25,5 +26,6 @@ __all__ = [
     "gap",
     "spectral",
     "static_kernel",
+    "testing",
     "width_scaling",
 ]
