@@ -7,9 +7,12 @@
 All do the same work: plain SGD in float32 from the same weights on the same batches; before anything is timed their losses are
 compared, step by step. What stands in front of a matrix (`Weight.scale`) is taken into it for PyTorch and the bare step, and
 its learning rate with it. PyTorch goes through its models one by one ("loop"), through all at once (torch.func.vmap), and so
-by torch.compile; the first two on one thread and on all, and the better counts. `finite.train` is timed as a whole, start and
-recording included, the others' steps alone. Compile time is apart. All take turns, several rounds; times are the shortest of
-them, on the clock and in processor seconds: threads that wait for each other, or for a busy machine, make the two differ.
+by torch.compile; the first two on one thread and on all, and the better counts.
+
+`finite.train` and PyTorch are timed as whole calls of equally many steps: weights put in place (`finite.train` draws them),
+fresh batches from the stream, the loss of the batch, and at the same 32 steps f, loss and accuracy at the same 64 probes. Of
+the bare step only steps are timed, on batches that are there. Compile time is apart. All take turns, several rounds; times are
+the shortest of them, on the clock and in processor seconds: threads that wait for each other, or for a busy machine, differ.
 """
 
 from __future__ import annotations
@@ -27,6 +30,8 @@ import numpy as np
 
 import finite
 from finite import ensemble
+from finite.fit import recorded_steps
+from finite.keys import key_of
 from finite.networks import is_weight
 from widthwise import MLP, ConvNet, GradientDescent, Parameterization, Problem, Transformer, data
 
@@ -37,16 +42,21 @@ except ImportError as error:
     raise SystemExit("benchmarks.against_torch compares with PyTorch: pip install torch") from error
 
 CHUNK = 16
-"""Batches that all go through, again and again; steps of one call."""
+"""Steps of one call of the bare step, and that losses are compared at."""
 
-ROUNDS, SECONDS, OURS = 4, 0.3, 5.0
-"""Turns that each takes, and about how long one is; of finite.train longer, as it starts and records anew in each."""
+ROUNDS, SECONDS, MOST = 3, 2.0, 8.0
+"""Turns that each takes; a call has so many steps that `finite.train` takes about SECONDS, but nobody more than MOST."""
+
+PROBES = 64
 
 SIZE = 2048
 """Of the matrices whose product gives the machine's rate."""
 
 Weights = list[Any]
-Steps = Callable[[int], Any]
+Seen = dict[str, np.ndarray]
+"""What is recorded: "loss" (steps, seeds); "f", "test_loss", "accuracy" (recorded steps, seeds, ...)."""
+
+Steps = Callable[[int], Seen]
 """Takes so many steps, and waits for their end."""
 
 
@@ -76,6 +86,7 @@ CASES = [
     *(Case(MLP(2, "relu"), DIGITS, SIZE, 1, batch, 0.5) for batch in (64, 256)),
     *(Case(ConvNet(3), DIGITS, 32, seeds, 32, 5.0) for seeds in (1, 8)),
     *(Case(Transformer(2), TEXT, N, seeds, 16, 0.5) for N, seeds in ((64, 1), (128, 1), (64, 8))),
+    Case(MLP(1, "relu"), DIGITS, 64, 32, 8, 0.5),
 ]
 
 
@@ -156,8 +167,7 @@ FORWARD = {MLP: (mlp, mlp_torch), ConvNet: (cnn, cnn_torch), Transformer: (trans
 def start(case: Case) -> tuple[Weights, list[float]]:
     """Weights of all seeds (seeds, ...), as `finite.train` draws them, with their multipliers in them; their learning rates."""
     problem = case.problem(1)
-    key = jax.random.key(0, impl="threefry2x32")
-    keys = jax.vmap(partial(jax.random.fold_in, key))(np.arange(case.seeds))
+    keys = jax.vmap(partial(jax.random.fold_in, key_of(0, case.width)))(np.arange(case.seeds))
     shapes = ensemble.shapes_of(problem)
     state = ensemble.start(problem.architecture, problem.parameterization, problem.training, keys, width=case.width, **shapes)
     weights = jax.tree.leaves(state.network, is_leaf=is_weight)
@@ -187,11 +197,11 @@ def bare(case: Case) -> Steps:
     advance = jax.jit(lambda W, xs, ys: jax.lax.scan(step, W, (xs, ys)), donate_argnums=0)
     W = [jnp.array(w) for w in values]
 
-    def steps(n: int) -> Any:
+    def steps(n: int) -> Seen:
         nonlocal W
         for _ in range(n // CHUNK):
             W, losses = advance(W, xs, ys)
-        return np.asarray(losses)
+        return {"loss": np.asarray(losses)}
 
     return steps
 
@@ -199,9 +209,10 @@ def bare(case: Case) -> Steps:
 def ours(case: Case) -> Steps:
     """`finite.train` from nothing to its Result."""
 
-    def steps(n: int, record: Any = None) -> Any:
-        p = case.problem(n)
-        return finite.train(p, width=case.width, num_seeds=case.seeds, record=record, progress=False).samples.loss[:, :-1].T
+    def steps(n: int, record: Any = None) -> Seen:
+        settings = {"num_seeds": case.seeds, "num_probes": PROBES, "record": record, "progress": False}
+        samples = finite.train(case.problem(n), width=case.width, **settings).samples
+        return {name: np.swapaxes(getattr(samples, name), 0, 1) for name in ("loss", "f", "test_loss")}
 
     return steps
 
@@ -211,15 +222,29 @@ def theirs(case: Case, how: str, threads: int) -> Steps:
     values, rates = start(case)
     if isinstance(case.architecture, ConvNet):
         values = [np.moveaxis(w, -1, 2) if w.ndim == 5 else w for w in values]
-    xs, ys = (torch.from_numpy(a.astype(np.int64) if a.dtype == np.int32 else a) for a in batches(case))
-    forward = FORWARD[type(case.architecture)][1]
+    values = [np.ascontiguousarray(w) for w in values]
+    forward, probes = FORWARD[type(case.architecture)][1], tensors(*case.stream.probe(PROBES))
 
     def loss(W: Weights, x: Any, y: Any) -> Any:
         return F.cross_entropy(forward(W, x).flatten(0, -2), y.flatten())
 
+    def look(W: Weights, x: Any, y: Any) -> tuple[Any, Any, Any]:
+        f = forward(W, x)
+        flat, target = f.flatten(0, -2), y.flatten()
+        if f.ndim > 2:  # of tokens the centred logit of the one that comes
+            f = flat.gather(-1, target[:, None])[:, 0] - flat.mean(-1)
+        return f, F.cross_entropy(flat, target), (flat.argmax(-1) == target).float().mean()
+
+    W: Any = None
     if how == "loop":
         models = [[torch.nn.Parameter(torch.tensor(w[s])) for w in values] for s in range(case.seeds)]
         each = [torch.optim.SGD([{"params": [w], "lr": r} for w, r in zip(W, rates, strict=True)]) for W in models]
+
+        def begin() -> None:
+            with torch.no_grad():
+                for s, model in enumerate(models):
+                    for parameter, w in zip(model, values, strict=True):
+                        parameter.copy_(torch.from_numpy(w[s]))
 
         def step(x: Any, y: Any) -> Any:
             seen = []
@@ -231,18 +256,29 @@ def theirs(case: Case, how: str, threads: int) -> Steps:
                 seen.append(value.detach())
             return torch.stack(seen)
 
+        def of_all(what: Callable[..., Any], x: Any, y: Any) -> Any:
+            seen = [what(W, x, y) for W in models]
+            return [torch.stack(parts) for parts in zip(*seen, strict=True)]
+
     else:
-        W = [torch.tensor(np.ascontiguousarray(w)) for w in values]
-        together = torch.func.vmap(torch.func.grad_and_value(loss), in_dims=(0, None, None))
-        if case.seeds == 1:
-            together, W = torch.func.grad_and_value(loss), [w[0] for w in W]
+        one = case.seeds == 1
+
+        def together(function: Callable[..., Any]) -> Callable[..., Any]:
+            return function if one else torch.func.vmap(function, in_dims=(0, None, None))
+
+        gradient = together(torch.func.grad_and_value(loss))
 
         def functional(W: Weights, x: Any, y: Any) -> Any:
-            G, value = together(W, x, y)
+            G, value = gradient(W, x, y)
             return [w - rate * g for w, rate, g in zip(W, rates, G, strict=True)], value
 
+        looks = together(look)
         if how == "compile":
-            functional = torch.compile(functional)
+            functional, looks = torch.compile(functional), torch.compile(looks)
+
+        def begin() -> None:
+            nonlocal W
+            W = [torch.tensor(w[0] if one else w) for w in values]
 
         def step(x: Any, y: Any) -> Any:
             nonlocal W
@@ -250,11 +286,29 @@ def theirs(case: Case, how: str, threads: int) -> Steps:
                 W, value = functional(W, x, y)
             return value.reshape(-1)
 
-    def steps(n: int) -> Any:
+        def of_all(what: Callable[..., Any], x: Any, y: Any) -> Any:
+            seen = looks(W, x, y)
+            return [part[None] for part in seen] if one else seen
+
+    def steps(n: int) -> Seen:
         torch.set_num_threads(threads)
-        return np.stack([step(xs[t % CHUNK], ys[t % CHUNK]).numpy() for t in range(n)])
+        begin()
+        recorded, losses, seen = {*recorded_steps(n, None).tolist()}, [], []
+        for t, batch in zip(range(n + 1), case.stream.batches(case.batch), strict=False):
+            if t in recorded:
+                with torch.no_grad():
+                    seen.append([part.numpy() for part in of_all(look, *probes)])
+            if t < n:
+                losses.append(step(*tensors(*batch)).numpy())
+        f, test_loss, accuracy = (np.stack(parts) for parts in zip(*seen, strict=True))
+        return {"loss": np.stack(losses), "f": f, "test_loss": test_loss, "accuracy": accuracy}
 
     return steps
+
+
+def tensors(x: np.ndarray, y: np.ndarray) -> tuple[Any, Any]:
+    """Of a batch; places and tokens as PyTorch wants them."""
+    return tuple(torch.from_numpy(a.astype(np.int64) if a.dtype == np.int32 else a) for a in (x, y))
 
 
 def product() -> Steps:
@@ -262,9 +316,10 @@ def product() -> Steps:
     A = jax.random.normal(jax.random.key(0), (SIZE, SIZE))
     multiply = jax.jit(lambda A, B: A @ B)
 
-    def steps(n: int) -> None:
+    def steps(n: int) -> Seen:
         for _ in range(n // CHUNK):
             multiply(A, A).block_until_ready()
+        return {}
 
     return steps
 
@@ -276,34 +331,43 @@ def flops(case: Case) -> float:
 
 
 def compare(case: Case, everyone: dict[str, Steps]) -> None:
-    """All losses of the first steps agree to rounding; those at half the rate do not.
+    """Losses of the first steps agree to rounding, and f and losses at the probes; those at half the rate do not.
 
     Raises:
         SystemExit: they do not, or they do.
     """
-    steps = range(CHUNK + 1)
-    mine, slower = (ours(c)(CHUNK, steps) for c in (case, case._replace(eta0=case.eta0 / 2)))  # type: ignore[call-arg]
+    every = range(CHUNK + 1)
+    recorded = recorded_steps(CHUNK, None)
+
+    def of(case: Case) -> Seen:
+        seen = ours(case)(CHUNK, every)  # type: ignore[call-arg]
+        return {name: a[:-1] if name == "loss" else a[recorded] for name, a in seen.items()}
+
+    mine, slower = of(case), of(case._replace(eta0=case.eta0 / 2))
     for who in everyone.keys() - {"ours"}:
-        off = np.abs(everyone[who](CHUNK) - mine).max()
-        if not 10 * off < min(np.abs(slower - mine).max(), 0.01 * mine.max()):
-            raise SystemExit(f"{case}: {who} does other work than finite.train: losses differ by {off:.2g}.")
+        theirs = everyone[who](CHUNK)
+        for name in mine.keys() & theirs.keys():
+            off = np.abs(theirs[name] - mine[name]).max()
+            if not 10 * off < min(np.abs(slower[name] - mine[name]).max(), 0.01 * mine[name].max()):
+                raise SystemExit(f"{case}: {who} does other work than finite.train: {name} differs by {off:.2g}.")
 
 
-def measure(everyone: dict[str, Steps]) -> dict[str, np.ndarray]:
-    """Of each the shortest seconds per step, on the clock and of the processor."""
-    numbers = {}
+def measure(everyone: dict[str, Steps]) -> tuple[int, dict[str, np.ndarray]]:
+    """Steps of a call; of each the shortest seconds per step, on the clock and of the processor."""
+    rates = {}
     for who, steps in everyone.items():
         steps(CHUNK)  # compiles
-        n, goal = CHUNK, OURS if who == "ours" else SECONDS
-        while (seconds := timed(steps, n)[0]) < goal / 2:
+        n = CHUNK
+        while (seconds := timed(steps, n)[0]) < SECONDS / 4:
             n *= 2
-        numbers[who] = int(np.ceil(n * min(goal / seconds, 2) / CHUNK)) * CHUNK
+        rates[who] = seconds / n
+    n = int(np.ceil(min(SECONDS / rates["ours"], MOST / max(rates.values())) / CHUNK)) * CHUNK
     best = dict.fromkeys(everyone, np.full(2, np.inf))
     for _ in range(ROUNDS):
         for who, steps in everyone.items():
             time.sleep(0.05)  # threads of the one before come to rest
-            best[who] = np.minimum(best[who], timed(steps, numbers[who]) / numbers[who])
-    return best
+            best[who] = np.minimum(best[who], timed(steps, n) / n)
+    return n, best
 
 
 def timed(steps: Steps, n: int) -> np.ndarray:
@@ -317,7 +381,7 @@ def main() -> None:
     cores = torch.get_num_threads()
     ways = [("loop", 1), ("loop", cores), ("vmap", 1), ("vmap", cores), ("compile", cores)]
     names = [f"{how}, {threads}" for how, threads in ways]
-    header = ["", "finite.train", "bare JAX", *names, "loop", "vmap", "best", "ours / bare", "share of rate"]
+    header = ["", "steps", "finite.train", "bare JAX", *names, "loop", "vmap", "best", "ours / bare", "share of rate"]
     print(
         f"JAX {jax.__version__}, PyTorch {torch.__version__}, {cores} threads. Milliseconds per step of all networks, clock /"
     )
@@ -330,14 +394,14 @@ def main() -> None:
         everyone = {"ours": ours(case), "bare": bare(case)}
         everyone |= {name: theirs(case, *way) for name, way in zip(names, ways, strict=True)}
         compare(case, everyone)
-        best = measure(everyone | {"product": product()})
+        n, best = measure(everyone | {"product": product()})
         rate = 2 * SIZE**3 / (best.pop("product") * CHUNK)
         mine = best["ours"]
         least = {how: np.min([best[name] for name in names if name.startswith(how)], axis=0) for how, _ in ways}
         ratios = [least["loop"] / mine, least["vmap"] / mine, np.min([*least.values()], axis=0) / mine, mine / best["bare"]]
         cells = ["{:.3g} / {:.3g}".format(*(1e3 * t)) for t in best.values()] + ["{:.2f} / {:.2f}".format(*r) for r in ratios]
         share = "{:.0%} / {:.0%}".format(*(flops(case) / mine / rate)) if isinstance(case.architecture, MLP) else ""
-        print(f"| {' | '.join([str(case), *cells, share])} |", flush=True)
+        print(f"| {' | '.join([str(case), str(n), *cells, share])} |", flush=True)
 
 
 if __name__ == "__main__":

@@ -8,7 +8,7 @@ import numpy as np
 from jaxtyping import Float
 
 from compare.gap import same_points
-from compare.significance import RESOLVED, Agreement, intercept_weights, parts_of, square, statistic
+from compare.significance import Agreement, intercept_weights, parts_of, resolved, statistic
 from widthwise import Fluctuations, Result
 
 
@@ -55,7 +55,7 @@ def deviations(theory: Fluctuations, nets: Mapping[int, Result], *, alpha: float
     wanted = []
     for what, result, runs, weights in tests:
         for name, reference in parts_of(result, change=False).items():
-            if square(reference) > RESOLVED * np.sum(reference.mean(0) ** 2):
+            if resolved(reference):
                 wanted.append((f"{what} {name}", reference, [runs[N][name] for N in nets], [weights[N] for N in nets]))
     if not wanted:
         raise ValueError("nothing to compare: no variance or bias of the theory is resolved by its replicas.")

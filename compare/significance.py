@@ -25,6 +25,7 @@ class Statistic:
         difference, error: experiment minus theory and its standard error.
         p_value: two-sided, Welch's t.
         detectable: the smallest difference that this test would have seen in nine cases of ten.
+        dof: degrees of freedom of the error.
     """
 
     name: str
@@ -32,6 +33,7 @@ class Statistic:
     error: float
     p_value: float
     detectable: float
+    dof: float
 
     def __str__(self) -> str:
         return (
@@ -193,9 +195,23 @@ Runs: TypeAlias = Float[np.ndarray, "runs entries"]
 
 
 def statistic(name: str, reference: Runs, nets: list[Runs], weights: list[float], alpha: float) -> Statistic:
-    """Amplitude of the weighted networks along the theory, against one; its error from seeds and replicas (jackknife)."""
+    """`amplitude` against one."""
     from scipy.special import stdtr, stdtrit  # imported where used: a third of a second
 
+    difference, error, dof = amplitude(reference, nets, weights)
+    if error == 0:  # nothing varies, as where a frozen layer's kernel stands still: equal, or not
+        return Statistic(name, difference, error, 1.0 if abs(difference) < 1e-12 else 0.0, 0.0, dof)
+    p_value = float(2 * stdtr(dof, -abs(difference) / error))
+    detectable = float(-error * (stdtrit(dof, alpha / 2) + stdtrit(dof, 0.1)))
+    return Statistic(name, difference, error, p_value, detectable, dof)
+
+
+def amplitude(reference: Runs, nets: list[Runs], weights: list[float]) -> tuple[float, float, float]:
+    """Amplitude <x, d> / |d|^2 of x, the weighted networks, along d, the mean of the reference; minus one.
+
+    Returns:
+        That, its standard error from seeds and from the runs of the reference (jackknife), and degrees of freedom (Welch).
+    """
     dual, R = _dual(reference), len(reference)
     mean = sum(w * x.mean(0) for w, x in zip(weights, nets, strict=True))
     squares = [w**2 * (x @ dual).var(ddof=1) / len(x) for w, x in zip(weights, nets, strict=True)]
@@ -204,19 +220,15 @@ def statistic(name: str, reference: Runs, nets: list[Runs], weights: list[float]
         squares.append((R - 1) * np.var([mean @ _dual(np.delete(reference, r, axis=0)) for r in range(R)]))
         degrees.append(R - 1)
     difference, error = float(mean @ dual - 1), float(np.sqrt(np.sum(squares)))
-    if error == 0:  # nothing varies, as where a frozen layer's kernel stands still: equal, or not
-        return Statistic(name, difference, error, 1.0 if abs(difference) < 1e-12 else 0.0, 0.0)
-    dof = np.sum(squares) ** 2 / np.sum(np.square(squares) / degrees)
-    p_value = float(2 * stdtr(dof, -abs(difference) / error))
-    return Statistic(name, difference, error, p_value, float(-error * (stdtrit(dof, alpha / 2) + stdtrit(dof, 0.1))))
+    return difference, error, float(error**4 / np.sum(np.square(squares) / degrees)) if error else np.inf
 
 
 def _dual(runs: Runs) -> Float[np.ndarray, "entries"]:
     """d / |d|^2, d the mean of the runs: <x, d> / |d|^2 is one where x has their mean."""
-    return runs.mean(0) / square(runs)
+    return runs.mean(0) / _square(runs)
 
 
-def square(runs: Runs) -> float:
+def _square(runs: Runs) -> float:
     """|d|^2, between different runs: <x, x'> averaged over pairs. (A single run counts as exact.)
 
     With the run itself among them it would be larger by the noise of d, and amplitudes smaller by a share that outgrows their
@@ -231,7 +243,12 @@ def _references(theory: Result) -> dict[str, Runs]:
     parts = parts_of(theory)
     size = {name: np.sum(runs.mean(0) ** 2) for name, runs in parts.items()}
     largest = {name: max(size[other] for other in parts if other.split()[0] == name.split()[0]) for name in parts}
-    return {name: runs for name, runs in parts.items() if square(runs) > max(RESOLVED * size[name], 1e-20 * largest[name])}
+    return {name: runs for name, runs in parts.items() if resolved(runs) and size[name] > 1e-20 * largest[name]}
+
+
+def resolved(runs: Runs) -> bool:
+    """Whether their mean is more than sampling noise, to `RESOLVED` of its square."""
+    return bool(_square(runs) > RESOLVED * np.sum(runs.mean(0) ** 2))
 
 
 def parts_of(result: Result, change: bool = True) -> dict[str, Runs]:

@@ -1,5 +1,6 @@
 """The theory: infinite-width training dynamics."""
 
+from dmft import spectra
 from dmft.deep_linear import DeepLinear
 from dmft.fluctuations import fluctuations
 from dmft.lazy import Lazy
@@ -8,4 +9,4 @@ from dmft.method import Method
 from dmft.solve import solve
 from dmft.two_layer import TwoLayer
 
-__all__ = ["DeepLinear", "Lazy", "March", "Method", "TwoLayer", "fluctuations", "solve"]
+__all__ = ["DeepLinear", "Lazy", "March", "Method", "TwoLayer", "fluctuations", "solve", "spectra"]

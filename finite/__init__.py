@@ -9,11 +9,18 @@ from finite.train import train
 
 if TYPE_CHECKING:
     from finite.coordinates import CoordinateCheck, coordinate_check
+    from finite.fit import partial_result
     from finite.sweeps import Sweep, sweep
 
-__all__ = ["CoordinateCheck", "Sweep", "coordinate_check", "sweep", "train"]
+__all__ = ["CoordinateCheck", "Sweep", "coordinate_check", "partial_result", "sweep", "train"]
 
-_LATER = {"CoordinateCheck": "coordinates", "coordinate_check": "coordinates", "Sweep": "sweeps", "sweep": "sweeps"}
+_LATER = {
+    "CoordinateCheck": "coordinates",
+    "coordinate_check": "coordinates",
+    "partial_result": "fit",
+    "Sweep": "sweeps",
+    "sweep": "sweeps",
+}
 
 
 def __getattr__(name: str) -> Any:

@@ -19,12 +19,13 @@ from typing import TYPE_CHECKING, Any
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jaxtyping import Array, Float
+from jaxtyping import Array, Float, Key
 from tqdm import tqdm
 
-from finite import ensemble, observe
+from finite import ensemble, fit, observe
 from widthwise import Problem, Result, check
 from widthwise.data import Stream
+from widthwise.memory import require
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -178,21 +179,40 @@ def coordinate_check(
     if len({*widths}) < 2:
         raise ValueError(f"widths must be at least two, to see what changes between them; got {widths}.")
     check.count("num_seeds", num_seeds, "Their spread is the error of the slopes.", least=2)
-    training, shapes, probes = problem.training, ensemble.shapes_of(problem), _probes(problem, num_probes)
-    program = ensemble.program_of(problem.parameterization, training)
     keys = jax.random.split(jax.random.key(seed), num_seeds)
+    probes = _probes(problem, num_probes)
     size, update = [], []
     names: tuple[str, ...] = ()
     for N in tqdm(widths, "coordinate check", unit="width", disable=None if progress else True, leave=False):
-        state = ensemble.start(problem.architecture, problem.parameterization, training, keys, width=N, **shapes)
-        before = _look(program, state, probes)
-        etas = np.tile(training.step_sizes, (num_seeds, 1))
-        ((state, _),) = deque(ensemble.train(problem, state, etas), maxlen=1)
-        sizes = _sizes(_look(program, state, probes), before)
+        sizes = _sizes_at(problem, N, keys, probes)
         names = (*(name for name in sizes if name != "f"), "f")
         size.append(np.stack([sizes[name][0] for name in names], -1))
         update.append(np.stack([sizes[name][1] for name in names], -1))
     return CoordinateCheck(problem, widths, names, np.array(size), np.array(update), _limit(problem, theory))
+
+
+def _sizes_at(
+    problem: Problem, width: int, keys: Key[Array, "seeds"], probes: np.ndarray
+) -> dict[str, tuple[Float[np.ndarray, "seeds"], Float[np.ndarray, "seeds"]]]:
+    """Size and update of every field, a few networks after the other where they are large."""
+    training, form, shapes = problem.training, problem.parameterization, ensemble.shapes_of(problem)
+    program = ensemble.program_of(form, training)
+
+    def start(keys: Key[Array, "networks"]) -> ensemble.State:
+        return ensemble.start(problem.architecture, form, training, keys, width=width, **shapes)
+
+    x, _ = next(ensemble.batches(problem.task, training))
+    _, bytes_of_one = fit.sizes(start, program, probes, len(x))
+    each = fit.at_a_time(len(keys), bytes_of_one)
+    require(each * bytes_of_one, f"training {each} networks of width {width}", "Lower the widths or batch_size.")
+    seen = []
+    for first in range(0, len(keys), each):
+        state = start(keys[first : first + each])
+        before = _look(program, state, probes)
+        etas = np.tile(training.step_sizes, (len(before["f"]), 1))
+        ((after, _),) = deque(ensemble.train(problem, state, etas), maxlen=1)
+        seen.append(jax.tree.map(np.asarray, _sizes(_look(program, after, probes), before)))
+    return jax.tree.map(lambda *parts: np.concatenate(parts), *seen)
 
 
 def _probes(problem: Problem, num_probes: int) -> np.ndarray:

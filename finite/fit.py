@@ -7,11 +7,9 @@ and the data are read once.
 
 from __future__ import annotations
 
-import json
 import math
 import os
 import time
-import warnings
 from collections.abc import Iterable
 from functools import partial
 from pathlib import Path
@@ -25,9 +23,12 @@ from tqdm import tqdm
 
 from finite import ensemble, observe
 from finite.ensemble import CHUNK, Batch, Feed, Program, State
-from widthwise import Problem, Status, Trajectory, checkpoint
+from finite.keys import key_of
+from finite.log import Log
+from widthwise import Estimate, Problem, Result, Status, Trajectory, checkpoint
 from widthwise.data import Stream
 from widthwise.memory import require
+from widthwise.result import provenance
 from widthwise.sharding import agreed, devices_as, host, put
 
 CHUNK_BYTES = {"cpu": 16 * 2**20, "gpu": 2**30}
@@ -35,6 +36,9 @@ CHUNK_BYTES = {"cpu": 16 * 2**20, "gpu": 2**30}
 
 RECORDED = 32
 """Steps that are recorded by default, evenly on a logarithmic scale."""
+
+RECORD = "record."
+"""Before the names of what was recorded, in a checkpoint."""
 
 
 def recorded_steps(num_steps: int, record: Iterable[int] | None) -> Int[np.ndarray, "states"]:
@@ -96,7 +100,7 @@ class Run:
             )
         turns = self.mesh.shape["seeds"] if self.mesh else 1
         self.each = turns * at_a_time(-(-num_seeds // turns), per_seed)
-        key = jax.random.key(seed, impl="threefry2x32")
+        key = key_of(seed, width)
         self.states: list[State] = []
         for first in range(0, num_seeds, self.each):  # the last group is filled up, unrecorded
             group = put(self.mesh, np.arange(first, first + self.each, dtype=np.uint32), "seeds")
@@ -116,8 +120,12 @@ class Run:
     def solve(self, file: Path | None, log: Path | None, progress: bool) -> tuple[Trajectory, dict[str, Any]]:
         """Train; the Trajectory of all seeds, and numbers about the run."""
         T, first = self.problem.training.num_steps, jax.process_index() == 0
+        lines = Log(log, self.whose) if log is not None and first else None
         if file is not None:
             self.resume(file)
+            if lines is not None:
+                lines.forget(int(self.steps[self.at]) if self.at < len(self.steps) else T + 1)
+        as_json = self.problem.to_json() if file is not None else None
         feed, written = Feed(ensemble.batches(self.problem.task, self.problem.training, self.t)), time.perf_counter()
         title, silent = f"width {self.width}", None if progress else True
         with tqdm(total=T, initial=self.t, desc=title, unit="step", disable=silent, leave=False) as bar:
@@ -126,15 +134,16 @@ class Run:
                     seen = self.look(feed.next())
                     if not bar.disable:
                         bar.set_postfix_str(f"loss={seen['test_loss'].mean():.4g}")
-                    if log is not None and first:
-                        _write_line(log, self.t, self.width, seen, time.perf_counter() - self.began)
+                    if lines is not None:
+                        lines.write(self.t, self.width, seen, time.perf_counter() - self.began)
                 if self.t == T:
                     break
                 n = int(min(CHUNK, self.steps[self.at] - self.t))
                 self.advance(feed.take(n), n)
                 bar.update(n)
                 if file is not None and agreed(time.perf_counter() - written > checkpoint.SECONDS):
-                    checkpoint.keep(file, self.whose, self.everything())
+                    about = {"problem": as_json, "stats": self.stats()}
+                    checkpoint.keep(file, self.whose | {"about": about}, self.everything())
                     written = time.perf_counter()
         if file is not None and first:
             file.unlink(missing_ok=True)
@@ -165,7 +174,7 @@ class Run:
 
     def everything(self) -> dict[str, Any]:
         """All that changes along a run."""
-        record = {f"record.{name}": values for name, values in self.record.items()}
+        record = {RECORD + name: values for name, values in self.record.items()}
         return {"states": jax.tree.map(host, self.states), "clock": [np.int64(self.t), np.int64(self.at)]} | record
 
     def resume(self, file: Path) -> None:
@@ -176,13 +185,10 @@ class Run:
         states = checkpoint.like(self.states, leaves.pop("states"))
         self.states = jax.tree.map(lambda x: put(self.mesh, x, "seeds"), states)
         self.t, self.at = (int(n) for n in leaves.pop("clock"))
-        self.record = {name.removeprefix("record."): values for name, values in leaves.items()}
+        self.record = _record(leaves)
 
     def trajectory(self) -> Trajectory:
-        arrays = {name: np.stack(values, axis=1) for name, values in self.record.items()}
-        if arrays["f"].shape[-1] == 1:
-            arrays["f"] = arrays["f"][..., 0]
-        return Trajectory.of(self.steps, self.kernel_steps, arrays)
+        return _trajectory(self.steps, self.kernel_steps, self.record)
 
     def stats(self) -> dict[str, Any]:
         seconds = time.perf_counter() - self.began
@@ -246,14 +252,55 @@ def sizes(start: Any, program: Program, x: np.ndarray, batch: int) -> tuple[int,
     return parameters, 4 * (6 * parameters + 4 * batch * activations)
 
 
-def _write_line(log: Path, t: int, width: int, seen: dict[str, np.ndarray], seconds: float) -> None:
-    """One line of JSON: step, width, losses of every network."""
-    line: dict[str, Any] = {"step": t, "width": width, "seconds": round(seconds, 3)}
-    line |= {name: [float(x) for x in seen[name]] for name in ("loss", "test_loss", "accuracy") if name in seen}
+def _record(leaves: dict[str, list[np.ndarray]]) -> dict[str, list[np.ndarray]]:
+    """What was recorded, of the leaves of a checkpoint."""
+    return {name.removeprefix(RECORD): values for name, values in leaves.items() if name.startswith(RECORD)}
+
+
+def _trajectory(
+    steps: Int[np.ndarray, "states"], kernel_steps: Int[np.ndarray, "kept"], record: dict[str, list[np.ndarray]]
+) -> Trajectory:
+    arrays = {name: np.stack(values, axis=1) for name, values in record.items()}
+    if arrays["f"].shape[-1] == 1:
+        arrays["f"] = arrays["f"][..., 0]
+    return Trajectory.of(steps, kernel_steps, arrays)
+
+
+def partial_result(path: str | os.PathLike[str], **own: Any) -> Result:
+    """What a run has recorded so far: the Result of its last checkpoint, for a look while it goes on, or after it was killed.
+
+    Its arrays are those of the Result of the whole run up to the last recorded step before the checkpoint; checkpoints are
+    written every minute. `status` says how far the run was.
+
+    Args:
+        path: the file given to `finite.train(..., checkpoint=...)`.
+        own: activation, loss, stream or optimizer of the user's own, as in `Result.load`; the stream always, as there.
+
+    Raises:
+        FileNotFoundError: there is no checkpoint: none was written yet, or the run has ended, which deletes it.
+        ValueError: the file is damaged, or of something else; something of the user's own is missing.
+
+    Example:
+        >>> partial_result("never_run.ckpt")
+        Traceback (most recent call last):
+        ...
+        FileNotFoundError: no checkpoint never_run.ckpt: the first is written after a minute, and the end of a run deletes it.
+    """
+    path = Path(path)
     try:
-        with open(log, "a") as stream:
-            stream.write(json.dumps(line) + "\n")
-            stream.flush()
-            os.fsync(stream.fileno())
-    except OSError as error:
-        warnings.warn(f"log {log} could not be written ({error}); training goes on.", RuntimeWarning, stacklevel=2)
+        header, leaves = checkpoint.load(path)
+    except FileNotFoundError:
+        raise FileNotFoundError(
+            f"no checkpoint {path}: the first is written after a minute, and the end of a run deletes it."
+        ) from None
+    if "about" not in header:
+        raise ValueError(f"checkpoint {path} is not of finite.train: it holds no networks.")
+    problem = Problem.from_json(header["about"]["problem"], **own)
+    (t, at), (width, num_seeds, seed, *_) = (int(n) for n in leaves["clock"]), header["run"]
+    steps, kernel_steps = np.array(header["steps"][:at]), np.array(header["kernel_steps"], int)
+    samples = _trajectory(steps, kernel_steps[kernel_steps <= steps[-1]], _record(leaves))
+    status = status_of(samples, problem)
+    if status.ok:
+        status = Status(True, f"step {t} of {problem.training.num_steps}: {num_seeds} networks in training")
+    stats, method = header["about"]["stats"], f"finite.train(width={width}, num_seeds={num_seeds}), so far"
+    return Result(problem, Estimate.of(samples), status, stats, provenance(problem, method, seed))

@@ -17,7 +17,9 @@ import pytest
 
 import dmft
 import finite
+from finite import fit
 from finite.fit import recorded_steps
+from finite.log import Log
 from widthwise import (
     MLP,
     Adam,
@@ -27,6 +29,7 @@ from widthwise import (
     Parameterization,
     Problem,
     ResidualMLP,
+    ResNet,
     Result,
     Transformer,
     Unsolved,
@@ -110,6 +113,33 @@ def test_log_is_json_lines(tmp_path: Path) -> None:
     np.testing.assert_allclose([line["test_loss"] for line in lines], result.samples.test_loss.T, rtol=1e-6)
 
 
+DEFAULTS: dict[str, tuple[Any, Stream, dict[str, Any]]] = {
+    "MLP": (MLP(2), data.multi_index(), {"eta0": 0.5}),
+    "ResidualMLP": (ResidualMLP(2), data.multi_index(), {"eta0": 0.5}),
+    "ConvNet": (ConvNet(2), data.digits(), {"eta0": 0.1, "optimizer": Adam()}),
+    "ResNet": (ResNet(), data.digits(), {"eta0": 0.1, "optimizer": Adam()}),
+    "Transformer": (Transformer(2), data.text(context=16), {"eta0": 0.1, "optimizer": Adam()}),
+    "ViT": (ViT(2), data.digits(), {"eta0": 0.1, "optimizer": Adam()}),
+}
+"""Each with the settings of its own that it has by default, on data that come with the package."""
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", DEFAULTS)
+def test_a_default_run_takes_less_than_a_minute_and_learns(name: str) -> None:
+    """Two networks of width 32, a hundred steps: the test loss of each falls, and two cores have the seconds in a minute."""
+    noun, stream, settings = DEFAULTS[name]
+    loss = "mse" if stream.kind == "values" else "cross_entropy"
+    training = GradientDescent(num_steps=100, loss=loss, batch_size=32, **settings)
+    began = time.process_time()
+    result = finite.train(Problem(noun, Parameterization(), stream, training), width=32, num_seeds=2, progress=False)
+    seconds = time.process_time() - began
+    start, end = result.samples.test_loss[:, 0], result.samples.test_loss[:, -1]
+    print(f"{name}: test loss {start.mean():.3f} -> {end.round(3)}, {seconds:.0f} processor seconds")
+    assert (end < 0.9 * start).all()
+    assert seconds < 2 * 60
+
+
 SCRIPT = """
 import sys
 from pathlib import Path
@@ -145,6 +175,94 @@ def test_killed_and_resumed_gives_the_same_bits(tmp_path: Path) -> None:
     for name in ("update_size/h1", "update_size/h3"):
         assert np.array_equal(resumed.samples[name], whole.samples[name])
     assert not file.exists()
+
+
+def interrupted(folder: Path, monkeypatch: pytest.MonkeyPatch, **settings: Any) -> Path:
+    """A run with a log that stops at step 15 of 20, all of them recorded, with its last checkpoint after step 5."""
+    file, look = folder / "run.ckpt", fit.Run.look
+
+    def write(path: Path, header: dict[str, Any], arrays: dict[str, Any], keep: Any = checkpoint.write) -> None:
+        if arrays["clock"][0] <= 6:
+            keep(path, header, arrays)
+
+    def stop(self: Any, batch: Any) -> Any:
+        if self.t == 15:
+            raise KeyboardInterrupt
+        return look(self, batch)
+
+    with monkeypatch.context() as patched:
+        patched.setattr(checkpoint, "SECONDS", 0.0)
+        patched.setattr(checkpoint, "write", write)
+        patched.setattr(fit.Run, "look", stop)
+        with pytest.raises(KeyboardInterrupt):
+            run(a_problem(), checkpoint=file, log=folder / "log", record=range(21), **settings)
+    return file
+
+
+@pytest.mark.parametrize("forgetting", [True, False], ids=["", "negative twin"])
+def test_log_of_a_resumed_run_has_each_step_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, forgetting: bool) -> None:
+    """Steps after the checkpoint are in it from before; lines of other runs, and of other programs, stay."""
+    log = tmp_path / "log"
+    run(a_problem(eta0=0.1), log=log, record=range(21))
+    log.write_text(others := log.read_text() + "[17]\nno JSON\n")
+    file = interrupted(tmp_path, monkeypatch)
+    assert len(log.read_text().splitlines()) == len(others.splitlines()) + 15
+    log.write_text(log.read_text() + '{"step": 15, "wid')  # killed while it wrote
+    if not forgetting:
+        monkeypatch.setattr(Log, "forget", lambda self, first: None)
+    result = run(a_problem(), checkpoint=file, log=log, record=range(21))
+    assert log.read_text().startswith(others)
+    mine = log.read_text()[len(others) :].splitlines()
+    assert (len(mine) == 21) == forgetting
+    if forgetting:
+        lines = [json.loads(line) for line in mine]
+        assert [line["step"] for line in lines] == [*range(21)]
+        np.testing.assert_allclose([line["loss"] for line in lines], result.samples.loss.T, rtol=1e-6)
+        assert len({line["run"] for line in lines}) == 1
+        assert {path.name for path in tmp_path.iterdir()} == {"log"}
+
+
+def test_log_of_a_run_killed_before_its_first_checkpoint(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    interrupted(tmp_path, monkeypatch).unlink()
+    run(a_problem(), checkpoint=tmp_path / "run.ckpt", log=tmp_path / "log", record=range(21))
+    assert [json.loads(line)["step"] for line in (tmp_path / "log").read_text().splitlines()] == [*range(21)]
+
+
+def test_what_is_recorded_so_far_can_be_read(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The record in a checkpoint is the beginning of that of the whole run; reading it does not disturb the run."""
+    settings: dict[str, Any] = {"save": ["update_size"], "save_kernels": [2, 4, 20]}
+    whole = run(a_problem(), record=range(21), **settings)
+    file = interrupted(tmp_path, monkeypatch, **settings)
+    so_far = finite.partial_result(file, stream=a_problem().task)
+    assert so_far.mean.steps.tolist() == [*range(len(so_far.mean.steps))]
+    n = len(so_far.mean.steps)
+    assert n == 6
+    for name in ("f", "loss", "test_loss"):
+        assert np.array_equal(so_far.samples[name], whole.samples[name][:, :n])
+        assert np.array_equal(so_far.sem[name], whole.sem[name][:n])
+    assert so_far.mean.kernel_steps.tolist() == [2, 4]
+    assert np.array_equal(so_far.samples["update_size/h1"], whole.samples["update_size/h1"][:, :2])
+    assert str(so_far.status) == "step 6 of 20: 3 networks in training"
+    assert so_far.problem.fingerprint() == whole.problem.fingerprint()
+    assert so_far.stats["seconds"] > 0
+    back = Result.load(so_far.save(tmp_path / "so_far"), stream=a_problem().task)
+    assert np.array_equal(back.samples.f, so_far.samples.f)
+    resumed = run(a_problem(), checkpoint=file, record=range(21), **settings)
+    assert np.array_equal(resumed.samples.f, whole.samples.f)
+    with pytest.raises(FileNotFoundError, match="the end of a run deletes it"):
+        finite.partial_result(file)
+
+
+def test_what_is_recorded_so_far_of_other_files(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    file = interrupted(tmp_path, monkeypatch)
+    with pytest.raises(ValueError, match="stream"):
+        finite.partial_result(file)
+    checkpoint.write(tmp_path / "other", {"problem": "x"}, {"x": [1.0]})
+    with pytest.raises(ValueError, match=r"not of finite\.train"):
+        finite.partial_result(tmp_path / "other")
+    file.write_bytes(file.read_bytes()[:-300])
+    with pytest.raises(ValueError, match="damaged"):
+        finite.partial_result(file)
 
 
 FULL = """

@@ -45,6 +45,27 @@ def test_scripts_of_networks(capsys: pytest.CaptureFixture[str]) -> None:
     assert bool(names["sweep"]), str(names["sweep"])
 
 
+def test_script_of_spectra(capsys: pytest.CaptureFixture[str]) -> None:
+    for script in scripts(DOCS / "spectra.md"):
+        exec(script, {})
+    shown = capsys.readouterr().out
+    assert "test MSE" in shown
+    assert "task power C(k), difference" in shown
+    assert "the mean kernel's output" in shown
+
+
+def test_scripts_of_testing(capsys: pytest.CaptureFixture[str]) -> None:
+    """What the page has a user paste into pytest, called as pytest would."""
+    names: dict[str, Any] = {}
+    for script in scripts(DOCS / "testing.md"):
+        exec(script, names)
+    tests = [name for name in names if name.startswith("test_")]
+    assert len(tests) == 3
+    for name in tests:
+        names[name]()
+    assert "would have been seen" in capsys.readouterr().out
+
+
 @pytest.mark.parametrize("page", [README, *sorted(DOCS.glob("*.md"))], ids=lambda page: page.name)
 def test_links(page: Path) -> None:
     for target in re.findall(r"\]\(([^)#]+)\)", page.read_text()):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -12,9 +13,25 @@ import pytest
 
 import finite
 from finite import ensemble, fit
+from finite.keys import key_of
 from finite.sweeps import Sweep, minimum
 from tests.test_networks import CHECKS
-from widthwise import MLP, Adam, GradientDescent, Parameterization, Problem, ResidualMLP, ResNet, Task, data, schedules, tasks
+from widthwise import (
+    MLP,
+    Adam,
+    ConvNet,
+    GradientDescent,
+    Parameterization,
+    Problem,
+    ResidualMLP,
+    ResNet,
+    Task,
+    Transformer,
+    data,
+    schedules,
+    tasks,
+)
+from widthwise.data import Stream
 
 STREAM = data.multi_index(8, 2, 2)
 FAST = "ResidualMLP, Adam"
@@ -58,7 +75,7 @@ def test_mlp_on_a_task_trains_as_an_ensemble() -> None:
     training = GradientDescent(0.3, 18, batch_size=4, momentum=0.5, nesterov=True, weight_decay=0.01)
     problem = Problem(MLP(2, "tanh", bias=0.3), Parameterization(1.5), task, training)
     result = swept(problem, last=1e-9)
-    key = jax.random.fold_in(jax.random.key(0, impl="threefry2x32"), 2)
+    key = jax.random.fold_in(key_of(0, 16), 2)
     shapes = ensemble.shapes_of(problem)
     state = ensemble.start(problem.architecture, problem.parameterization, training, key[None], width=16, **shapes)
     state = jax.tree.map(lambda a: a[0], state)
@@ -309,6 +326,68 @@ def test_transfers(noun: Any, optimizer: Any, lowest: float, standard: float) ->
     assert not other.at_edge.any(), str(other)
     slope, error = other.drift
     assert slope + 2 * error < -0.3, str(other)
+
+
+def small_images() -> Stream:
+    """STREAM as images of 2 x 2 pixels with two channels."""
+    return replace(
+        STREAM,
+        name="small images",
+        input_shape=(2, 2, 2),
+        source=lambda size, start: ((x.reshape(-1, 2, 2, 2), y) for x, y in STREAM.batches(size, start)),
+        held_out=lambda number: (STREAM.probe(number)[0].reshape(-1, 2, 2, 2), STREAM.probe(number)[1]),
+    )
+
+
+def chain(vocabulary: int = 16, context: int = 4) -> Stream:
+    """A Markov chain: every token has a few others that like to follow it."""
+    follows = np.random.default_rng(0).dirichlet(np.full(vocabulary, 0.3), vocabulary).cumsum(1)
+
+    def draw(seed: int, size: int) -> tuple[np.ndarray, np.ndarray]:
+        rng = np.random.default_rng((0, seed))
+        tokens = rng.integers(vocabulary, size=(1, size), dtype=np.int32)
+        for _ in range(context):
+            following = (rng.random((size, 1)) > follows[tokens[-1]]).sum(1)
+            tokens = np.vstack([tokens, np.minimum(following, vocabulary - 1).astype(np.int32)])
+        return tokens[:-1].T, tokens[1:].T
+
+    def source(size: int, start: int) -> Any:
+        for step in itertools.count(start):
+            yield draw(step, size)
+
+    return Stream("chain", (context,), vocabulary, "tokens", source, lambda number: draw(2**31, number))
+
+
+def check_transfer(problem: Problem, rates: Any, standard: Any) -> None:
+    """mup keeps the optimum of width 64 at 1024, and it is sharp; "standard" does not keep it up to 256."""
+    settings: dict[str, Any] = {"num_seeds": 3, "last": 0.4, "progress": False}
+    mup = finite.sweep(problem.replace(kind="mup"), rates=2.0 ** np.array(rates), widths=(64, 1024), **settings)
+    print(mup)
+    assert mup, str(mup)
+    assert np.ptp(mup.best) <= 1
+    error = mup.losses.std(-1, ddof=1) / np.sqrt(3)
+    for i, best in enumerate(mup.best):  # two steps beside it the loss is higher, by more than its error
+        beside = [k for k in (best - 2, best + 2) if 0 <= k < len(mup.rates)]
+        assert all(mup.mean[i, k] - mup.mean[i, best] > 2 * np.hypot(error[i, k], error[i, best]) for k in beside), str(mup)
+    other = finite.sweep(problem.replace(kind="standard"), rates=2.0 ** np.array(standard), widths=(64, 256), **settings)
+    print(other)
+    assert not other.at_edge.any(), str(other)
+    assert "DOES NOT TRANSFER" in str(other), str(other)  # by more than a step and two errors
+    slope, error = other.drift
+    assert slope + 3 * error < 0, str(other)
+
+
+@pytest.mark.slow
+def test_transfers_of_a_convolutional_network() -> None:
+    problem = Problem(ConvNet(2), Parameterization(), small_images(), GradientDescent(1.0, 50, batch_size=64))
+    check_transfer(problem, np.arange(1, 4, 0.5), np.arange(-5, 0.5, 0.5))
+
+
+@pytest.mark.slow
+def test_transfers_of_a_transformer() -> None:
+    training = GradientDescent(1.0, 24, "cross_entropy", batch_size=16, optimizer=Adam())
+    problem = Problem(Transformer(1), Parameterization(), chain(), training)
+    check_transfer(problem, np.arange(-2.5, 0, 0.5), np.arange(-14, -6.5, 0.5))
 
 
 @pytest.mark.slow

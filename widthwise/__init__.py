@@ -5,10 +5,13 @@ from widthwise.activation import Activation
 from widthwise.architecture import MLP, ConvNet, ResidualMLP, ResNet, Transformer, ViT
 from widthwise.estimate import Estimate
 from widthwise.fluctuations import Fluctuations
+from widthwise.kernel_descent import kernel_descent
+from widthwise.kernel_spectra import KernelSpectra
 from widthwise.loss import Loss
 from widthwise.parameterization import Parameterization
 from widthwise.problem import Problem
 from widthwise.result import Result, Status, Unsolved
+from widthwise.spectrum import Spectrum
 from widthwise.tasks import Task
 from widthwise.training import Adam, GradientDescent, Optax
 from widthwise.trajectory import Trajectory
@@ -22,6 +25,7 @@ __all__ = [
     "Estimate",
     "Fluctuations",
     "GradientDescent",
+    "KernelSpectra",
     "Loss",
     "Optax",
     "Parameterization",
@@ -29,6 +33,7 @@ __all__ = [
     "ResNet",
     "ResidualMLP",
     "Result",
+    "Spectrum",
     "Status",
     "Task",
     "Trajectory",
@@ -36,6 +41,7 @@ __all__ = [
     "Unsolved",
     "ViT",
     "__version__",
+    "kernel_descent",
     "schedules",
     "tasks",
 ]

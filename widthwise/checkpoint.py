@@ -40,6 +40,28 @@ def keep(path: Path, header: dict[str, Any], arrays: dict[str, Any]) -> None:
         warnings.warn(f"checkpoint {path} could not be written ({error}); the run goes on.", RuntimeWarning, stacklevel=2)
 
 
+def load(path: Path) -> tuple[dict[str, Any], dict[str, list[np.ndarray]]]:
+    """What `write` wrote: the header, and the leaves of the pytrees by name.
+
+    Raises:
+        FileNotFoundError: there is no such file.
+        ValueError: it is damaged.
+    """
+    with path.open("rb") as opened:
+        try:
+            with np.load(opened, allow_pickle=False) as file:
+                if damaged := file.zip.testzip():
+                    raise ValueError(f"wrong checksum of {damaged}")
+                data = {name: file[name] for name in file.files}
+            header = json.loads(str(data.pop("header")))
+        except Exception as error:  # whatever zip, numpy and json make of arbitrary bytes
+            raise ValueError(f"checkpoint {path} is damaged ({error}): delete it to start anew.") from error
+    trees: dict[str, list[np.ndarray]] = {}
+    for name, x in data.items():  # in the order of writing
+        trees.setdefault(name.rpartition("/")[0], []).append(x)
+    return header, trees
+
+
 def read(path: Path, header: dict[str, Any]) -> dict[str, list[np.ndarray]] | None:
     """The leaves of the pytrees by name; None if there is no such file.
 
@@ -48,21 +70,11 @@ def read(path: Path, header: dict[str, Any]) -> dict[str, list[np.ndarray]] | No
     """
     if not os.path.exists(path):
         return None
-    try:
-        with np.load(path, allow_pickle=False) as file:
-            if damaged := file.zip.testzip():
-                raise ValueError(f"wrong checksum of {damaged}")
-            data = {name: file[name] for name in file.files}
-        theirs = json.loads(str(data.pop("header")))
-    except Exception as error:  # whatever zip, numpy and json make of arbitrary bytes
-        raise ValueError(f"checkpoint {path} is damaged ({error}): delete it to start anew.") from error
+    theirs, trees = load(path)
     if differing := [name for name in header if theirs.get(name) != header[name]]:
         raise ValueError(
             f"checkpoint {path} is of another run: it differs in {', '.join(differing)}. Delete it, or choose another file."
         )
-    trees: dict[str, list[np.ndarray]] = {}
-    for name, x in data.items():  # in the order of writing
-        trees.setdefault(name.rpartition("/")[0], []).append(x)
     return trees
 
 
