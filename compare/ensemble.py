@@ -95,6 +95,8 @@ class Ensemble:
             ax.plot(self.steps, value, color=colour, label=f"E = {E}")
         ax.errorbar(self.steps, self.infinite, self.infinite_error, color="black", ls="--", label="E -> inf")
         ax.set(xlabel="step", ylabel=f"loss ({self.loss})")
+        if self.of_size.min() > 0:
+            ax.set_yscale("log")
         ax.legend(fontsize="small")
         return figure
 
@@ -150,6 +152,8 @@ class Ensembles:
         right.axhline(0, color="black", lw=0.8)
         left.set(xlabel="step", ylabel=f"loss ({e.loss}): single -, ensemble - -")
         right.set(xlabel="step", ylabel=f"bias of narrower width, from {_named(self.reference)}")
+        if min(e.single.min() for e in self.of_width.values()) > 0:
+            left.set_yscale("log")
         left.legend(title="width", fontsize="small")
         return figure
 
@@ -252,9 +256,9 @@ def _ensemble(net: Result, y: Any, loss: Any, average: str, points: str | None, 
         if check.count("every size", E) > n:
             raise ValueError(f"ensembles of {E} cannot be made of {n} networks. Take more seeds, or sizes up to {n}.")
     wanted = sorted({1, *wanted})
-    losses = [of_size(kind, votes, targets, E) for E in wanted]
+    pseudo, single = pseudo_values(kind, votes, targets)
+    losses = [of_size(kind, votes, targets, E, pseudo, single) for E in wanted]
     variance, variance_error = variance_of(outputs_of(net, y, points).f)
-    pseudo, _ = pseudo_values(kind, votes, targets)
     extrapolated = _extrapolated(kind, votes, targets)
     return Ensemble(
         np.asarray(net.mean.steps),
@@ -292,14 +296,15 @@ def pseudo_values(kind: Members, votes: np.ndarray, y: np.ndarray) -> tuple[np.n
     return n * kind.of(total / n, y) - (n - 1) * without, np.array([kind.of(vote, y) for vote in votes])
 
 
-def of_size(kind: Members, votes: np.ndarray, y: np.ndarray, E: int) -> tuple[np.ndarray, np.ndarray]:
+def of_size(
+    kind: Members, votes: np.ndarray, y: np.ndarray, E: int, pseudo: np.ndarray, single: np.ndarray
+) -> tuple[np.ndarray, np.ndarray]:
     """L_ens(E) and its error: (T,) each.
 
     mse: L_ens(inf) + (L_ens(1) - L_ens(inf)) / E, exact at any E. Others: the mean over ensembles of E networks (random
     partitions; E = n: the one); where E > n, L_ens(inf) + (L_ens(n) - L_ens(inf)) n / E. Errors are from the pseudo-values of
     the formula for mse, which to leading order in 1 / E are those of any loss.
     """
-    pseudo, single = pseudo_values(kind, votes, y)
     mixed, n = pseudo + (single - pseudo) / E, len(votes)
     if kind.quadratic or E == 1:
         return mixed.mean(0), _sem(mixed)

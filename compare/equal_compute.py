@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 
-from compare.ensemble import of_size, plus_minus, votes_of
+from compare.ensemble import of_size, plus_minus, pseudo_values, votes_of
 from compare.onset import place_of
 from compare.outputs import ensembles_of
 from widthwise import Result, check
@@ -93,7 +93,8 @@ def equal_compute(
     found = {}
     for N, net in by_width.items():
         kind, votes, targets = votes_of(net, y, loss, average, points)
-        found[N] = of_size(kind, votes[:, at : at + 1], targets, members_of.get(N, 1))
+        now = votes[:, at : at + 1]
+        found[N] = of_size(kind, now, targets, members_of.get(N, 1), *pseudo_values(kind, now, targets))
     losses, errors = (np.array([found[N][k][0] for N in narrow]) for k in (0, 1))
     wide_loss, wide_error = (float(found[wide][k][0]) for k in (0, 1))
     return EqualCompute(

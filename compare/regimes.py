@@ -23,7 +23,7 @@ from widthwise import check
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
-GRID = np.linspace(-1.0, 4.0, 1001)
+GRID = np.linspace(-1.0, 4.0, 501)
 """Exponents c that are tried."""
 
 Numbers: TypeAlias = Float[np.ndarray, "steps"]
@@ -88,6 +88,7 @@ class Regimes:
             fit = f"{self.c[t]:.2f} +- {self.error[t]:.2f}" if np.isfinite(self.c[t]) else "not resolved"
             lines.append(f"{self.steps[t]:7d}   {fit:16s}   {self.p_value[t]:.2g}")
         departs = "does not depart from 1/N for good" if self.departs is None else f"departs from 1/N at step {self.departs}"
+        departs = departs if np.isfinite(self.c).any() else "no exponent is resolved: take more seeds"
         return "\n".join([*lines, f"early, {self.early}", f"late,  {self.late}", departs])
 
     def plot(self) -> Figure:

@@ -137,7 +137,7 @@ def richardson(nets: Mapping[int, Result], *, num_resamples: int = 400, seed: in
     weights = [np.array([intercept_weights(counts, k)[N] for N in counts]) for k in (0, *orders)]
     rng = np.random.default_rng(seed)
     shares = _shares(list(counts.values()), num_resamples, rng)
-    stacks = [everything(net.samples.without(*Trajectory.UNAVERAGED)) for net in ensembles.values()]
+    stacks = [_everything(net.samples) for net in ensembles.values()]
     found = []
     for name in stacks[0]:
         if all(name in stack for stack in stacks):
@@ -153,6 +153,11 @@ def richardson(nets: Mapping[int, Result], *, num_resamples: int = 400, seed: in
         results[1] if len(results) > 1 else None,
         tuple(sorted(found, key=lambda o: (order.get(o.name, 3), o.name))),
     )
+
+
+def _everything(runs: Trajectory) -> dict[str, np.ndarray]:
+    losses = {"loss": runs.loss, "test_loss": runs.test_loss}
+    return everything(runs) | {name: x for name, x in losses.items() if x is not None}
 
 
 def _observable(

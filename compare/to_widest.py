@@ -93,9 +93,8 @@ class ToWidest:
                 f"   {f'{r:.4g} +- {e:.1g}':18s}" for r, e in zip(self.rmse[:, t], self.rmse_error[:, t], strict=True)
             )
             fit = f"{self.S[t]:.3g} +- {self.S_error[t]:.1g}, {self.b2[t]:.3g} +- {self.b2_error[t]:.1g}"
-            lines.append(
-                f"{self.steps[t]:7d}{row}  {self.slope[t]:+.2f} +- {self.slope_error[t]:.2f}   {fit}, p = {self.p_value[t]:.2g}"
-            )
+            law = f"{self.slope[t]:+.2f} +- {self.slope_error[t]:.2f}   {fit}, p = {self.p_value[t]:.2g}"
+            lines.append(f"{self.steps[t]:7d}{row}  {law if np.isfinite(self.slope[t]) else '-'}")
         lines.append("exponents: -1/2 expected where variance dominates, -1 (and steeper near the widest) where bias does")
         return "\n".join(lines)
 
@@ -116,6 +115,8 @@ class ToWidest:
         for power, style in ((-0.5, "--"), (-1.0, ":")):
             right.plot(N, value[0] * (N / N[0]) ** power, color="grey", ls=style, label=f"N^{power:g}")
         right.set(xlabel="width N", xscale="log", title=f"step {self.steps[-1]}")
+        right.set_xticks(N, [f"{n:g}" for n in N], minor=False)
+        right.set_xticks([], minor=True)
         if (value > 0).all():
             right.set_yscale("log")
         right.legend(fontsize="small")
