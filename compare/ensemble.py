@@ -21,6 +21,7 @@ from typing import TYPE_CHECKING, Any, overload
 import numpy as np
 from jaxtyping import Float
 
+from compare import seeds
 from compare.gap import same_points
 from compare.losses import Members, members
 from compare.outputs import ensembles_of, outputs_of
@@ -108,7 +109,8 @@ class Ensembles:
     Attributes:
         of_width: Ensemble by width.
         reference: what B is measured from: the widest width, or "theory".
-        bias, bias_error: (W, T) B(N) = L_ens(inf; N) - L_ens(inf; reference), of all widths but the reference.
+        bias, bias_error: (W, T) B(N) = L_ens(inf; N) - L_ens(inf; reference), of all widths but the reference; errors know
+            which networks start from the same draws.
     """
 
     of_width: dict[int, Ensemble]
@@ -218,24 +220,34 @@ def ensemble(
     if isinstance(nets, Result):
         if theory is not None:
             raise ValueError("the bias from a theory is that of widths: pass {width: Result}, e.g. {64: nets}.")
-        return _ensemble(nets, y, loss, average, points, sizes)
+        return _ensemble(nets, y, loss, average, points, sizes)[0]
     by_width = ensembles_of(nets, "ensemble", 1 if theory is not None else 2)
-    of_width = {N: _ensemble(net, y, loss, average, points, sizes) for N, net in by_width.items()}
+    both = {N: _ensemble(net, y, loss, average, points, sizes) for N, net in by_width.items()}
+    of_width = {N: found for N, (found, _) in both.items()}
+    pseudo = {N: values for N, (_, values) in both.items()}
+    rows = dict(zip(by_width, seeds.rows_of(list(by_width.values())), strict=True))
     reference: int | str
     if theory is None:
         reference = max(of_width)
-        limit, error = of_width[reference].infinite, of_width[reference].infinite_error
+        widest = seeds.influence(pseudo[reference])
+        limit, error = of_width[reference].infinite, np.zeros(1)
     else:
         reference, first = "theory", next(iter(by_width.values()))
         same_points(theory, first)
         problem_loss = first.problem.training.loss if loss is None else loss
         limit, error = _limit(theory, y, members(problem_loss, average), points)
-    narrower = [e for N, e in of_width.items() if reference != N]
+    narrower = {N: e for N, e in of_width.items() if reference != N}
+    errors = []
+    for N in narrower:
+        parts, own = [seeds.influence(pseudo[N])], [rows[N]]
+        if isinstance(reference, int):
+            parts, own = [*parts, -widest], [*own, rows[reference]]
+        errors.append(np.hypot(seeds.size(seeds.joint(own, parts)), error))
     return Ensembles(
         of_width,
         reference,
-        np.array([e.infinite - limit for e in narrower]),
-        np.array([np.hypot(e.infinite_error, error) for e in narrower]),
+        np.array([e.infinite - limit for e in narrower.values()]),
+        np.array(errors),
     )
 
 
@@ -248,7 +260,10 @@ def votes_of(net: Result, y: Any, loss: Any, average: str, points: str | None) -
     return kind, kind.vote(out.f), np.asarray(out.y)
 
 
-def _ensemble(net: Result, y: Any, loss: Any, average: str, points: str | None, sizes: Sequence[int] | None) -> Ensemble:
+def _ensemble(
+    net: Result, y: Any, loss: Any, average: str, points: str | None, sizes: Sequence[int] | None
+) -> tuple[Ensemble, np.ndarray]:
+    """The Ensemble, and the pseudo-values of its infinite ensemble."""
     kind, votes, targets = votes_of(net, y, loss, average, points)
     n = len(votes)
     wanted = [*(2**k for k in range(n.bit_length()) if 2**k < n), n] if sizes is None else [*sizes]
@@ -260,7 +275,7 @@ def _ensemble(net: Result, y: Any, loss: Any, average: str, points: str | None, 
     losses = [of_size(kind, votes, targets, E, pseudo, single) for E in wanted]
     variance, variance_error = variance_of(outputs_of(net, y, points).f)
     extrapolated = _extrapolated(kind, votes, targets)
-    return Ensemble(
+    found = Ensemble(
         np.asarray(net.mean.steps),
         n,
         kind.name,
@@ -268,11 +283,12 @@ def _ensemble(net: Result, y: Any, loss: Any, average: str, points: str | None, 
         variance_error,
         tuple(wanted),
         np.array([value for value, _ in losses]),
-        np.array([error for _, error in losses]),
+        np.array([_sem(mixed) for _, mixed in losses]),
         pseudo.mean(0),
         _sem(pseudo),
         *extrapolated,
     )
+    return found, pseudo
 
 
 def variance_of(f: Float[np.ndarray, "runs steps points outputs"]) -> tuple[np.ndarray, np.ndarray]:
@@ -299,24 +315,24 @@ def pseudo_values(kind: Members, votes: np.ndarray, y: np.ndarray) -> tuple[np.n
 def of_size(
     kind: Members, votes: np.ndarray, y: np.ndarray, E: int, pseudo: np.ndarray, single: np.ndarray
 ) -> tuple[np.ndarray, np.ndarray]:
-    """L_ens(E) and its error: (T,) each.
+    """L_ens(E) (T,), and pseudo-values (n, T) whose standard error is its own.
 
     mse: L_ens(inf) + (L_ens(1) - L_ens(inf)) / E, exact at any E. Others: the mean over ensembles of E networks (random
-    partitions; E = n: the one); where E > n, L_ens(inf) + (L_ens(n) - L_ens(inf)) n / E. Errors are from the pseudo-values of
-    the formula for mse, which to leading order in 1 / E are those of any loss.
+    partitions; E = n: the one); where E > n, L_ens(inf) + (L_ens(n) - L_ens(inf)) n / E. Pseudo-values are
+    those of the formula for mse, which to leading order in 1 / E are those of any loss.
     """
     mixed, n = pseudo + (single - pseudo) / E, len(votes)
     if kind.quadratic or E == 1:
-        return mixed.mean(0), _sem(mixed)
+        return mixed.mean(0), mixed
     if n < E:
         infinite = pseudo.mean(0)
-        return infinite + (kind.of(votes.mean(0), y) - infinite) * n / E, _sem(mixed)
+        return infinite + (kind.of(votes.mean(0), y) - infinite) * n / E, mixed
     rng = np.random.default_rng(0)
     losses = []
     for _ in range(1 if n == E else PARTITIONS):
         order = rng.permutation(n)
         losses += [kind.of(votes[order[k : k + E]].mean(0), y) for k in range(0, n - E + 1, E)]
-    return np.mean(losses, axis=0), _sem(mixed)
+    return np.mean(losses, axis=0), mixed
 
 
 def _extrapolated(kind: Members, votes: np.ndarray, y: np.ndarray) -> tuple[np.ndarray, np.ndarray]:

@@ -8,6 +8,7 @@ from typing import Any
 
 import numpy as np
 
+from compare import seeds
 from compare.ensemble import of_size, plus_minus, pseudo_values, votes_of
 from compare.onset import place_of
 from compare.outputs import ensembles_of
@@ -25,6 +26,8 @@ class EqualCompute:
         wide_loss, wide_error: of a single network of it.
         widths, sizes: (W,) narrower widths, and members E of an ensemble that cost as much as the wide network.
         losses, errors: (W,) of such ensembles.
+        differences, difference_errors: (W,) loss of the ensemble minus that of the one wide network; above zero where wider is
+            better. Errors know which networks start from the same draws.
     """
 
     step: int
@@ -36,17 +39,14 @@ class EqualCompute:
     sizes: tuple[int, ...]
     losses: np.ndarray
     errors: np.ndarray
-
-    @property
-    def difference(self) -> tuple[np.ndarray, np.ndarray]:
-        """(W,) loss of the ensemble minus that of the one wide network, and its error; above zero where wider is better."""
-        return self.losses - self.wide_loss, np.hypot(self.errors, self.wide_error)
+    differences: np.ndarray
+    difference_errors: np.ndarray
 
     def __str__(self) -> str:
         lines = [f"one network of width {self.wide} at step {self.step}: {plus_minus(self.wide_loss, self.wide_error)}"]
         lines.append(f"  width  members (equal {self.by})  loss                   minus the wide network's")
         for N, E, loss, error, difference, its in zip(
-            self.widths, self.sizes, self.losses, self.errors, *self.difference, strict=True
+            self.widths, self.sizes, self.losses, self.errors, self.differences, self.difference_errors, strict=True
         ):
             lines.append(
                 f"{N:7d}  {E:7d}{' ' * (len(self.by) + 11)}{plus_minus(loss, error)}  {plus_minus(difference, its)}".rstrip()
@@ -95,10 +95,21 @@ def equal_compute(
         kind, votes, targets = votes_of(net, y, loss, average, points)
         now = votes[:, at : at + 1]
         found[N] = of_size(kind, now, targets, members_of.get(N, 1), *pseudo_values(kind, now, targets))
-    losses, errors = (np.array([found[N][k][0] for N in narrow]) for k in (0, 1))
-    wide_loss, wide_error = (float(found[wide][k][0]) for k in (0, 1))
+    losses, influences = ({N: found[N][0][0] for N in found}, {N: seeds.influence(found[N][1][:, 0]) for N in found})
+    rows = dict(zip(by_width, seeds.rows_of(list(by_width.values())), strict=True))
+    together = [seeds.joint([rows[N], rows[wide]], [influences[N], -influences[wide]]) for N in narrow]
     return EqualCompute(
-        int(steps[at]), by, wide, wide_loss, wide_error, tuple(narrow), tuple(members_of.values()), losses, errors
+        int(steps[at]),
+        by,
+        wide,
+        float(losses[wide]),
+        float(seeds.size(influences[wide])),
+        tuple(narrow),
+        tuple(members_of.values()),
+        np.array([losses[N] for N in narrow]),
+        np.array([seeds.size(influences[N]) for N in narrow]),
+        np.array([losses[N] - losses[wide] for N in narrow]),
+        np.array([seeds.size(x) for x in together]),
     )
 
 

@@ -4,8 +4,8 @@
 
 with the least variance where Var x ~ 1/N. Statistical error: sum w_N^2 sem_N^2. Truncation: what the next order changes, its
 noise taken out; of the quadratic itself it is an upper estimate. Goodness of fit: the sum of squared residuals over all
-entries, each in units of its error, against that of resampled seeds: entries of one network are correlated, and the sum is not
-chi^2 distributed, but the resamples know.
+entries, each in units of its error, against that of random weights of the seeds: entries of one network are correlated, and
+the sum is not chi^2 distributed, but the resamples know. Widths whose networks start from the same draws are taken together.
 """
 
 from __future__ import annotations
@@ -15,8 +15,9 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 import numpy as np
-from jaxtyping import Float
+from jaxtyping import Float, Int
 
+from compare import seeds
 from compare.gap import everything
 from compare.outputs import ensembles_of
 from compare.significance import extrapolate, intercept_weights
@@ -111,7 +112,7 @@ def richardson(nets: Mapping[int, Result], *, num_resamples: int = 400, seed: in
 
     Args:
         nets: ensembles at two widths or more; from three on quadratic too, from four on the quadratic law is tested.
-        num_resamples: of the seeds, for p-values.
+        num_resamples: of the weights, for p-values.
         seed: of the resamples.
 
     Raises:
@@ -135,8 +136,8 @@ def richardson(nets: Mapping[int, Result], *, num_resamples: int = 400, seed: in
     orders = [k for k in (1, 2) if k < len(counts)]
     results = [extrapolate(ensembles, order=k) for k in orders]
     weights = [np.array([intercept_weights(counts, k)[N] for N in counts]) for k in (0, *orders)]
-    rng = np.random.default_rng(seed)
-    shares = _shares(list(counts.values()), num_resamples, rng)
+    rows = seeds.rows_of(list(ensembles.values()))
+    normal = np.random.default_rng(seed).standard_normal((num_resamples, 1 + max(int(r.max()) for r in rows)))
     stacks = [_everything(net.samples) for net in ensembles.values()]
     found = []
     for name in stacks[0]:
@@ -145,7 +146,7 @@ def richardson(nets: Mapping[int, Result], *, num_resamples: int = 400, seed: in
                 np.asarray(stack[name], dtype=np.float64).reshape(n, -1)
                 for stack, n in zip(stacks, counts.values(), strict=True)
             ]
-            found.append(_observable(name, runs, np.array(list(counts), dtype=float), weights, shares))
+            found.append(_observable(name, runs, np.array(list(counts), dtype=float), weights, rows, normal))
     order = {"f": 0, "loss": 1, "test_loss": 2}
     return Richardson(
         tuple(counts),
@@ -161,25 +162,32 @@ def _everything(runs: Trajectory) -> dict[str, np.ndarray]:
 
 
 def _observable(
-    name: str, runs: list[Float[np.ndarray, "n entries"]], N: np.ndarray, weights: list[np.ndarray], shares: list[np.ndarray]
+    name: str,
+    runs: list[Float[np.ndarray, "n entries"]],
+    N: np.ndarray,
+    weights: list[np.ndarray],
+    rows: list[Int[np.ndarray, "n"]],
+    normal: Float[np.ndarray, "resamples draws"],
 ) -> Extrapolated:
-    means = np.array([x.mean(0) for x in runs])
-    sem2 = np.array([x.var(0, ddof=1) / len(x) for x in runs])
+    means, influences = np.array([x.mean(0) for x in runs]), [seeds.influence(x) for x in runs]
+
+    def joint(w: np.ndarray) -> Float[np.ndarray, "draws entries"]:
+        return seeds.joint(rows, [w_N * x for w_N, x in zip(w, influences, strict=True)], normal.shape[1])
 
     def error(w: np.ndarray) -> float:
-        return float(np.sqrt(np.mean(w**2 @ sem2)))
+        return float(np.sqrt((joint(w) ** 2).sum(0).mean()))
 
     def difference(v: np.ndarray, w: np.ndarray) -> tuple[float, float]:
         noise = error(v - w)
         return float(np.sqrt(max(np.mean(((v - w) @ means) ** 2) - noise**2, 0.0))), noise
 
-    linear = weights[1]
-    widest = np.eye(len(N))[-1]
-    chi2, p_value, quadratic_p = None, None, None
-    if len(N) > 2:
-        chi2, p_value = _goodness(runs, means, N, 1, shares)
-    if len(N) > 3:
-        _, quadratic_p = _goodness(runs, means, N, 2, shares)
+    def goodness(order: int) -> tuple[float | None, float | None]:
+        if len(N) < order + 2:
+            return None, None
+        contrasts = _contrasts(np.sqrt(N * [len(x) for x in runs]), N, order)
+        return _goodness(contrasts @ means, [joint(w) for w in contrasts], np.abs(contrasts) @ np.abs(means), normal)
+
+    linear, widest = weights[1], np.eye(len(N))[-1]
     quadratic = weights[2] if len(weights) > 2 else None
     cut, cut_noise = (None, None) if quadratic is None else difference(quadratic, linear)
     return Extrapolated(
@@ -190,42 +198,35 @@ def _observable(
         None if quadratic is None else error(quadratic),
         cut,
         cut_noise,
-        chi2,
-        p_value,
-        quadratic_p,
+        *goodness(1),
+        goodness(2)[1],
     )
 
 
-def _goodness(
-    runs: list[np.ndarray], means: np.ndarray, N: np.ndarray, order: int, shares: list[np.ndarray]
-) -> tuple[float | None, float | None]:
-    """Mean squared residual, over entries and free residuals, in units of its error; and its p-value by resampled seeds.
+def _contrasts(scale: np.ndarray, N: np.ndarray, order: int) -> Float[np.ndarray, "free widths"]:
+    """Combinations of the widths' means that vanish where the law holds, of equal variance where Var x ~ 1 / N."""
+    design = scale[:, None] * (N.min() / N[:, None]) ** np.arange(order + 1.0)
+    return np.linalg.svd(design)[0][:, order + 1 :].T * scale
 
-    Residuals are those of the fit with weights n N, in the basis in which they have equal variance s^2 where Var x = s^2 / N.
-    """
-    counts = np.array([len(x) for x in runs])
-    scale = np.sqrt(N * counts)
-    design = scale[:, None] * N[:, None] ** -np.arange(order + 1.0)
-    free = np.linalg.svd(design)[0][:, order + 1 :].T * scale  # (dof, W)
-    deviations = [x - m for x, m in zip(runs, means, strict=True)]
-    squares = np.array([(d**2).sum(0) / (n - 1) / n for d, n in zip(deviations, counts, strict=True)])
-    variance = free**2 @ squares  # (dof, entries)
-    moving = variance.min(0) > 1e-24 * np.maximum((free**2 @ means**2).max(0), 1e-300)
+
+def _goodness(
+    residual: Float[np.ndarray, "free entries"],
+    influences: list[Float[np.ndarray, "draws entries"]],
+    magnitude: Float[np.ndarray, "free entries"],
+    normal: Float[np.ndarray, "resamples draws"],
+) -> tuple[float | None, float | None]:
+    """Mean squared residual in units of its error, and its p-value: against influences with random weights N(0, 1)."""
+    variance = np.array([(x**2).sum(0) for x in influences])
+    moving = (variance > 1e-24 * np.maximum(magnitude**2, 1e-300)).all(0)
     if not moving.any():
         return None, None
-    residual = (free @ means[:, moving]) ** 2 / variance[:, moving]
-    total = float(residual.sum())
-    resampled = np.zeros(len(shares[0]))
-    for row, its in zip(free, variance, strict=True):
-        scaled = np.concatenate([r * d[:, moving] for r, d in zip(row, deviations, strict=True)]) / np.sqrt(its[moving])
-        u = np.concatenate(shares, axis=1)
-        resampled += np.einsum("ri,ri->r", u @ (scaled @ scaled.T), u)
-    return total / residual.size, float((1 + np.sum(resampled >= total)) / (1 + len(resampled)))
-
-
-def _shares(counts: list[int], num: int, rng: np.random.Generator) -> list[Float[np.ndarray, "resamples n"]]:
-    """What each network counts in the mean of a resample, scaled so that means of resamples vary as those of samples do."""
-    return [rng.multinomial(n, np.full(n, 1 / n), size=num) / n * np.sqrt(n / (n - 1)) for n in counts]
+    total = float(np.sum(residual[:, moving] ** 2 / variance[:, moving]))
+    resampled = np.zeros(len(normal))
+    for x, its in zip(influences, variance, strict=True):
+        scaled = x[:, moving] / np.sqrt(its[moving])
+        resampled += np.einsum("ri,ri->r", normal @ (scaled @ scaled.T), normal)
+    value = total / (len(influences) * int(moving.sum()))
+    return value, float((1 + np.sum(resampled >= total)) / (1 + len(resampled)))
 
 
 def _or_dash(value: float | None) -> str:

@@ -10,6 +10,7 @@ import numpy as np
 from jaxtyping import Float
 
 from compare.gap import observables, same_points
+from compare.seeds import influence, joint, rows_of, size
 from widthwise import Estimate, Result, Status, Trajectory, check
 
 RESOLVED = 0.5
@@ -142,7 +143,8 @@ def intercept_weights(counts: Mapping[int, int], order: int = 1) -> dict[int, fl
 def extrapolate(nets: Mapping[int, Result], order: int = 1) -> Result:
     """Networks at infinite width: ensembles extrapolated in 1/N, entry by entry, with standard errors.
 
-    Everything that all ensembles have, and that is an average over the network, is extrapolated. `compare.richardson` says
+    Everything that all ensembles have, and that is an average over the network, is extrapolated. Errors know which networks
+    start from the same draws, unless the single runs were not kept: then they are upper bounds. `compare.richardson` says
     besides how well the law holds.
 
     Args:
@@ -178,8 +180,16 @@ def extrapolate(nets: Mapping[int, Result], order: int = 1) -> Result:
         return np.sqrt(np.sum([(w * np.asarray(x, dtype=np.float64)) ** 2 for w, x in zip(weights, sems, strict=True)], axis=0))
 
     shared = set.intersection(*({*net.mean.observables()} for net in ensembles)) - {*Trajectory.UNAVERAGED}
+    rows = rows_of(ensembles)
+
+    def joint_errors(*runs: Float[np.ndarray, "n ..."]) -> np.ndarray:
+        return size(joint(rows, [w * influence(np.asarray(x, dtype=np.float64)) for w, x in zip(weights, runs, strict=True)]))
+
     means, sems = ([_only(getattr(net, part), shared) for net in ensembles] for part in ("mean", "sem"))
     mean, sem = means[0].map(combine, *means[1:]), sems[0].map(errors, *sems[1:])
+    if all(net.trajectory.samples is not None and net.trajectory.n > 1 for net in ensembles):
+        runs = [_only(net.samples, shared) for net in ensembles]
+        sem = runs[0].map(joint_errors, *runs[1:])
     widths = ", ".join(map(str, nets))
     return replace(
         ensembles[-1],

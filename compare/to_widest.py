@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from jaxtyping import Float
 
+from compare import seeds
 from compare.fits import least_squares
 from compare.losses import softmax
 from compare.outputs import ensembles_of, outputs_of
@@ -127,7 +128,8 @@ def to_widest(nets: Mapping[int, Result], output: str = "raw", y: Any = None, *,
     """Distances of single networks to single networks of the widest width, per step, and what they are made of.
 
     Args:
-        nets: ensembles by width, of different seeds or of widths whose draws differ (as those of `finite.train` do).
+        nets: ensembles by width. Networks of the same seed and number start from the same draws at every width: only those
+            of different numbers are pairs, and errors know.
         output: "raw" f; "centred" f minus its mean over outputs, of which softmax knows no more; "correct", the centred output
             of the right class (of tokens that is what results keep, "raw" or "correct"); "softmax", probabilities.
         y: as of `compare.ensemble`, for "correct".
@@ -149,21 +151,23 @@ def to_widest(nets: Mapping[int, Result], output: str = "raw", y: Any = None, *,
     *narrow, widest = by_width = ensembles_of(nets, "to_widest")
     shown = {N: _shown(net, output, y, points) for N, net in by_width.items()}
     reference, steps = shown[widest], np.asarray(by_width[widest].mean.steps)
-    g, G = reference.mean(0), _squared(reference - reference.mean(0))
-    W, T = len(narrow), len(steps)
-    squared, covariance, shared = np.empty((W, T)), np.zeros((T, W, W)), np.empty((W, len(reference), T))
-    for i, N in enumerate(narrow):  # the mean over all pairs of |f - g|^2, and its parts of one network each
+    rows = seeds.rows_of(list(by_width.values()))
+    g, G = reference.mean(0), _squared(reference - reference.mean(0)).mean(0)
+    draws, squared, influences = 1 + max(int(r.max()) for r in rows), [], []
+    for N, its in zip(narrow, rows, strict=False):
         f = shown[N]
-        own = _squared(f - g) + G.mean(0)
-        shared[i] = _squared(reference - f.mean(0)) + _squared(f - f.mean(0)).mean(0)
-        squared[i] = own.mean(0)
-        covariance[:, i, i] = own.var(0, ddof=1) / len(f)
-    centred = shared - shared.mean(1, keepdims=True)
-    covariance += np.einsum("imt,jmt->tij", centred, centred) / (len(reference) - 1) / len(reference)
+        F = _squared(f - f.mean(0)).mean(0)
+        of_f, of_g = _squared(f - g) + G, _squared(reference - f.mean(0)) + F  # means over the networks of the other width
+        _, same, other = np.intersect1d(its, rows[-1], return_indices=True)
+        twins = _squared(f[same] - reference[other]).sum(0)  # these start from the same draws, and are no pairs
+        squared.append((of_f.sum(0) * len(reference) - twins) / (len(f) * len(reference) - len(same)))
+        influences.append(seeds.joint([its, rows[-1]], [seeds.influence(of_f), seeds.influence(of_g)], draws))
+    covariance = np.einsum("ist,jst->tij", influences, influences)
+    T, distances = len(steps), np.array(squared)
     fits = np.full((T, 8), np.nan)
     for t in range(T):
-        fits[t] = _fit(np.array(narrow, dtype=float), widest, squared[:, t], covariance[t])
-    return ToWidest(steps, output, tuple(narrow), widest, squared, covariance, *fits.T)
+        fits[t] = _fit(np.array(narrow, dtype=float), widest, distances[:, t], covariance[t])
+    return ToWidest(steps, output, tuple(narrow), widest, distances, covariance, *fits.T)
 
 
 def _fit(N: np.ndarray, M: int, squared: np.ndarray, covariance: np.ndarray) -> np.ndarray:

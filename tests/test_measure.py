@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import replace
 from itertools import permutations
 from typing import Any
 
@@ -12,6 +13,8 @@ import numpy as np
 import pytest
 
 import compare
+import finite
+from compare.seeds import rows_of
 from compare.significance import intercept_weights
 from tests.test_compare import closed_form, two_layer, two_layer_limit
 from widthwise import MLP, Estimate, GradientDescent, Parameterization, Problem, Result, Status, Task, Trajectory, data
@@ -186,8 +189,7 @@ def test_equal_compute() -> None:
         for bias in (0.0, 1.0):
             found = compare.equal_compute({N: nets(rng, N, 16, bias) for N in (8, 32)}, by="neurons")
             assert found.sizes == (4,)
-            difference, error = found.difference
-            out.append([difference[0], error[0]])
+            out.append([found.differences[0], found.difference_errors[0]])
         return out
 
     found = many(once, 200, 6)
@@ -328,6 +330,64 @@ def test_kinds_of_output() -> None:
     assert np.isnan(compare.to_widest(one).S).all()  # one narrower width does not tell S from b
     start = {N: result(np.zeros((3, 2, 4))) for N in (8, 16, 32)}
     assert np.isnan(compare.to_widest(start).slope).all()  # centred networks at their start
+
+
+# --- networks that start from the same draws ---------------------------------------------------------------------------------
+
+
+def same_draws(rng: np.random.Generator, widths: tuple[int, ...], n: int, bias: float, known: bool = True) -> dict[int, Result]:
+    """Network i of width N is made of the first N of its own neurons: fluctuations are means over neurons, times sqrt S."""
+    neurons = rng.standard_normal((n, max(widths), 3, POINTS)) * np.sqrt(S)[:, None]
+    provenance = {"method": "finite.train(...)", "seed": 0} if known else {}
+    out = {N: result(LIMIT + bias * BIAS / N + neurons[: n - N // 8, :N].mean(1)) for N in widths}
+    return {N: replace(net, provenance=provenance) for N, net in out.items()}
+
+
+def test_the_same_draws_at_all_widths_are_known() -> None:
+    """Errors, distances and p-values of networks that are parts of each other, in numbers that differ a little."""
+    widths = (8, 16, 32)
+
+    def once(rng: np.random.Generator, known: bool) -> list[list[Any]]:
+        nets = same_draws(rng, widths, 12, 1.0, known)
+        found = compare.ensemble(nets)
+        distance, grown = compare.to_widest(nets), compare.richardson(nets, num_resamples=99)
+        wide = compare.equal_compute(nets, by="neurons")
+        values = [*found.bias[0], *distance.squared.ravel(), wide.differences[0], *grown.linear.mean.f[-1]]
+        error = np.sqrt(np.diagonal(distance.covariance, axis1=1, axis2=2).T).ravel()
+        errors = [*found.bias_error[0], *error, wide.difference_errors[0], *grown.linear.sem.f[-1]]
+        return [[*values, grown["f"].chi2, grown["f"].p_value], [*errors, 1.0, 1.0]]
+
+    values, errors = np.moveaxis(many(lambda rng: once(rng, True), 200, 28), 1, 0)
+    chi2, p = values[:, -2], values[:, -1]
+    N, b2 = np.array([8, 16])[:, None], (BIAS**2).mean(-1)
+    distances = (S * (1 / N + 1 / 32) + b2 * (1 / N - 1 / 32) ** 2).ravel()
+    ratio = np.sqrt(np.mean(errors**2, axis=0)) / values.std(0, ddof=1)
+    assert (np.abs(off(values[:, :3], error_of(8) - error_of(32))) < 4).all()
+    assert (np.abs(off(values[:, 3:9], distances)) < 4).all()
+    assert (np.abs(off(values[:, 10:14], LIMIT[-1])) < 4).all()
+    assert ((ratio[:-2] > 0.75) & (ratio[:-2] < 1.35)).all()
+    assert abs(ratio[10:14].mean() - 1) < 0.1  # four entries, each known to 5 %
+    assert chi2.mean() == pytest.approx(1, abs=0.25)
+    assert abs((p < 0.2).mean() - 0.2) < 0.11
+    # negative twins: taken for independent
+    values, errors = np.moveaxis(many(lambda rng: once(rng, False), 200, 28), 1, 0)
+    ratio = np.sqrt(np.mean(errors**2, axis=0)) / values.std(0, ddof=1)
+    assert (off(values[:, 6:9], distances[3:]) < -4).any()  # twins among the pairs are too close
+    assert ratio[10:14].mean() > 1.15
+    assert values[:, -2].mean() < 0.7
+
+
+def test_networks_of_one_seed_share_their_draws() -> None:
+    """What `compare.seeds` rests on: a network's output is correlated with that of the same number at twice the width."""
+    problem = PROBLEM.replace(num_steps=4, eta0=0.3)
+    nets = [finite.train(problem, width=N, num_seeds=64, seed=s, progress=False) for N, s in ((16, 0), (32, 0), (32, 1))]
+    f = [(x - x.mean(0)).reshape(64, -1) for x in (net.samples.f[:, -1] for net in nets)]
+    same, other = (float(np.sum(f[0] * x) / np.linalg.norm(f[0]) / np.linalg.norm(x)) for x in f[1:])
+    assert same > 0.4  # 1 / sqrt(2) at most
+    assert abs(other) < 0.25  # four outputs of 64 networks: 0.06
+    rows = rows_of(nets)
+    assert (rows[0] == rows[1]).all()
+    assert not set(rows[0]) & set(rows[2])
 
 
 # --- the onset of variance -------------------------------------------------------------------------------------------------
