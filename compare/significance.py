@@ -10,7 +10,7 @@ import numpy as np
 from jaxtyping import Float
 
 from compare.gap import observables, same_points
-from widthwise import Estimate, Result, Status, Trajectory
+from widthwise import Estimate, Result, Status, Trajectory, check
 
 RESOLVED = 0.5
 """Least share of |d|^2, d a mean of the theory, that must be more than sampling noise."""
@@ -122,11 +122,11 @@ def agrees(theory: Result, nets: Result | Mapping[int, Result], *, alpha: float 
     return Agreement(statistics, min(1.0, len(statistics) * min(s.p_value for s in statistics)), alpha)
 
 
-def intercept_weights(counts: Mapping[int, int]) -> dict[int, float]:
-    """Weights w_N of ensembles of `counts[N]` networks that extrapolate linearly in 1/N to infinite width.
+def intercept_weights(counts: Mapping[int, int], order: int = 1) -> dict[int, float]:
+    """Weights w_N of ensembles of `counts[N]` networks that extrapolate to infinite width, by default linearly in 1/N.
 
-    sum w_N = 1 and sum w_N / N = 0, with the least variance sum w_N^2 / (N counts[N]). Two widths: Richardson's
-    (N_2 x_2 - N_1 x_1) / (N_2 - N_1). One width: 1, no extrapolation.
+    sum w_N = 1 and sum w_N N^-j = 0, j = 1 ... order, with the least variance sum w_N^2 / (N counts[N]). Two widths:
+    Richardson's (N_2 x_2 - N_1 x_1) / (N_2 - N_1). One width: 1, no extrapolation.
 
     Example:
         >>> intercept_weights({100: 8, 200: 8})
@@ -136,21 +136,23 @@ def intercept_weights(counts: Mapping[int, int]) -> dict[int, float]:
     if len(widths) == 1:
         return dict.fromkeys(counts, 1.0)
     precision = widths * np.array(list(counts.values()))
-    A = np.stack([np.ones_like(widths), 1 / widths])
-    w = precision * (A.T @ np.linalg.solve((A * precision) @ A.T, np.array([1.0, 0.0])))
+    A = (widths.min() / widths) ** np.arange(order + 1)[:, None]
+    w = precision * (A.T @ np.linalg.solve((A * precision) @ A.T, np.eye(order + 1)[0]))
     return dict(zip(counts, (float(x) for x in w.round(12)), strict=True))
 
 
-def extrapolate(nets: Mapping[int, Result]) -> Result:
-    """Networks at infinite width: ensembles extrapolated linearly in 1/N, entry by entry, with standard errors.
+def extrapolate(nets: Mapping[int, Result], order: int = 1) -> Result:
+    """Networks at infinite width: ensembles extrapolated in 1/N, entry by entry, with standard errors.
 
-    Everything that all ensembles have, and that is an average over the network, is extrapolated.
+    Everything that all ensembles have, and that is an average over the network, is extrapolated. `compare.richardson` says
+    besides how well the law holds.
 
     Args:
         nets: ensembles at two widths or more; what is left is of order 1/N^2.
+        order: 1, linear in 1/N; 2, quadratic, from three widths on: what is left is of order 1/N^3.
 
     Raises:
-        ValueError: one width only, an exact result, or results that do not share steps and points.
+        ValueError: one width only, or too few for the order; an exact result; results that do not share steps and points.
 
     Example:
         >>> import finite
@@ -162,12 +164,14 @@ def extrapolate(nets: Mapping[int, Result]) -> Result:
     """
     if not isinstance(nets, Mapping) or len(nets) < 2:
         raise ValueError(f"extrapolation in 1/N needs a dict {{width: Result}} of two widths or more, got {len(nets)}.")
+    if check.count("order", order) >= len(nets):
+        raise ValueError(f"extrapolation of order {order} in 1/N needs {order + 1} widths or more, got {len(nets)}.")
     ensembles = list(nets.values())
     for net in ensembles:
         same_points(net, ensembles[0])
         if net.trajectory.n == 0:
             raise ValueError("extrapolation in 1/N takes ensembles of networks, got an exact result.")
-    weights = list(intercept_weights({N: net.trajectory.n for N, net in nets.items()}).values())
+    weights = list(intercept_weights({N: net.trajectory.n for N, net in nets.items()}, order).values())
 
     def combine(*means: Float[np.ndarray, "..."]) -> np.ndarray:
         return np.sum([w * np.asarray(x, dtype=np.float64) for w, x in zip(weights, means, strict=True)], axis=0)
@@ -182,7 +186,7 @@ def extrapolate(nets: Mapping[int, Result]) -> Result:
     return replace(
         ensembles[-1],
         trajectory=Estimate(mean, sem, sum(net.trajectory.n for net in ensembles)),
-        status=Status(True, f"extrapolated in 1/N from widths {widths}"),
+        status=Status(True, f"extrapolated in 1/N{'' if order == 1 else f' to order {order}'} from widths {widths}"),
         stats={"widths": widths},
     )
 
