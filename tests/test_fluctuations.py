@@ -256,3 +256,17 @@ def test_saved_and_read_again(tmp_path: Any) -> None:
 def test_what_it_does_not_know(change: dict[str, Any], settings: dict[str, Any], says: str) -> None:
     with pytest.raises(ValueError, match=says):
         dmft.fluctuations(problem().replace(**change), progress=False, **settings)
+
+
+def test_streams() -> None:
+    """One pass over a stream, watched at test points: N Var f of networks, and not that of another stream."""
+    training = GradientDescent(0.5, 5, batch_size=4, sampling="online")
+    p = Problem(MLP(1, "tanh"), Parameterization(), tasks.sphere(24, 3, input_dim=8), training)
+    got = theory(p, num_paths=1024, bias=False)
+    assert got.variance.mean.f.shape == (6, 3)
+    net = finite.train(p, width=256, num_seeds=2048, progress=False)
+    there = 256 * net.samples.f.var(0, ddof=1)[1:]
+    np.testing.assert_allclose(got.variance.mean.f[1:], there, atol=0.15 * there.max())  # four errors of 2048 seeds
+    np.testing.assert_allclose(got.limit.mean.loss, net.mean.loss, atol=4 * net.sem.loss.max() + 0.01)
+    other = p.replace(task=tasks.sphere(24, 3, input_dim=8, seed=1))
+    assert np.abs(theory(other, num_paths=1024, bias=False).variance.mean.f[1:] - there).max() > 0.3 * there.max()

@@ -368,7 +368,7 @@ def test_widths_false_alarms_and_misses() -> None:
 
 @pytest.mark.slow
 def test_rates_at_the_default_level() -> None:
-    """10000 data sets each: fewer alarms than one in a thousand; 500 with an exponent off by 0.3, or a wrong theory, are seen."""
+    """10000 data sets each: fewer alarms than one in a thousand; 500 with an exponent off by 0.3, or a wrong theory, seen."""
     rng, truth = np.random.default_rng(12), exact_run()
 
     def widths(**how: Any) -> str:
