@@ -15,8 +15,8 @@ from widthwise.version import __version__
 project = "widthwise"
 release = version = __version__
 extensions = ["sphinx.ext.autodoc", "sphinx.ext.napoleon", "sphinx.ext.viewcode", "myst_parser"]
-exclude_patterns = ["requirements.txt"]
 default_role = "code"
+highlight_language = "none"  # what is indented is an equation or a command
 suppress_warnings = ["myst.header"]  # pages of tables may skip a level
 
 autodoc_member_order = "bysource"
@@ -27,6 +27,8 @@ napoleon_attr_annotations = False
 html_theme = "furo"
 html_title = f"widthwise {release}"
 html_copy_source = False
+html_static_path = ["static"]
+html_css_files = ["wide.css"]
 
 SECTIONS = ("Args:", "Attributes:", "Returns:", "Raises:", "Example:", "Yields:")
 

@@ -126,6 +126,18 @@ def test_names_on_the_page_exist(page: Path) -> None:
         assert (ROOT / path).exists(), path
 
 
+def hidden(text: str) -> list[str]:
+    """Lines of a page with averages <x> that a browser would take for tags: they belong into code font or an indented block."""
+    prose = re.sub(r"```.*?```|`[^`\n]*`|^    [^\n]*$", "", text, flags=re.DOTALL | re.MULTILINE)
+    return [line for line in prose.splitlines() if re.search(r"<[A-Za-z/]", line)]
+
+
+def test_no_equation_is_taken_for_markup() -> None:
+    assert not {page.name: lines for page in PAGES if (lines := hidden(page.read_text()))}
+    assert hidden("    x = 1\n\nso <phi eps> = 0")  # negative twin
+    assert not hidden("so `<phi eps>` = 0, a < b\n\n    f = <z phi>\n")
+
+
 def test_names_that_do_not_exist_are_seen() -> None:
     """Negative twin."""
     assert names("see `dmft.solve(problem, rtol=1e-2)` and `widthwise.Task.X`, `x.y`, dmft.no") == [
