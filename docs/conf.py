@@ -26,7 +26,7 @@ napoleon_attr_annotations = False
 
 html_theme = "furo"
 html_title = f"widthwise {release}"
-html_copy_source = False
+html_copy_source = html_show_copyright = False
 html_static_path = ["static"]
 html_css_files = ["wide.css"]
 
