@@ -16,7 +16,7 @@ project = "widthwise"
 release = version = __version__
 extensions = ["sphinx.ext.autodoc", "sphinx.ext.napoleon", "sphinx.ext.viewcode", "myst_parser"]
 default_role = "code"
-smartquotes = False  # phi'' is a derivative
+smartquotes_action = "D"  # dashes alone: phi'' is a derivative
 highlight_language = "none"  # what is indented is an equation or a command
 suppress_warnings = ["myst.header"]  # pages of tables may skip a level
 
@@ -48,7 +48,7 @@ def as_rst(app: Any, what: str, name: str, thing: object, options: Any, lines: l
             out += ["", "::", ""]
         out.append(line if in_doctest or in_equation else escaped(line))
     if what in ("property", "attribute"):
-        out.insert(0, "")  # or napoleon takes what stands before a colon for a type
+        out[:0] = ["..", ""]  # an empty comment, or napoleon takes what stands before a colon for a type
     lines[:] = out
 
 
