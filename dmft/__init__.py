@@ -1,6 +1,6 @@
 """The theory: infinite-width training dynamics."""
 
-from dmft import spectra
+from dmft import scaling, spectra
 from dmft.deep_linear import DeepLinear
 from dmft.lazy import Lazy
 from dmft.march import March
@@ -8,4 +8,4 @@ from dmft.method import Method
 from dmft.solve import solve
 from dmft.two_layer import TwoLayer
 
-__all__ = ["DeepLinear", "Lazy", "March", "Method", "TwoLayer", "solve", "spectra"]
+__all__ = ["DeepLinear", "Lazy", "March", "Method", "TwoLayer", "scaling", "solve", "spectra"]
