@@ -238,6 +238,16 @@ def test_nodes_and_rests() -> None:
     assert not close(b.test, scaling.train(Spectrum(cut.lam, cut.power).binned(8), training, 30, 50).test, 1e-3)
 
 
+def test_nothing_to_learn_with() -> None:
+    for spectrum in (Spectrum([0.0], [2.0]), Spectrum([1.0], [0.0], rest_power=2.0)):
+        assert close(scaling.flow(spectrum, [1.0, 1e6], 3, 4).test, 2.0 if spectrum.lam[0] == 0 else [2.0, 8 / 3], 0.3)
+        assert close(scaling.feature_flow(spectrum, [1.0, 1e6], 1.0).loss, 2.0, 1e-12)
+        assert close(scaling.random_features(spectrum, 4, 3).same_features, 2.0, 1e-12)
+    whole = Spectrum.power_law(1.5, 2.0, 5000)
+    assert close(scaling.power_law(1.5, 2.0, 5000.7).total_power, whole.total_power, 1e-12)
+    assert scaling.power_law(1.5, 2.0, 1).num_modes == 1
+
+
 def test_mean_residuals_are_the_bias() -> None:
     t = np.array([0.5, 5.0, 500.0, 1e7])
     left = scaling.residuals(SMALL, t, 40, 60)
@@ -376,6 +386,19 @@ def test_exponents(a: float, b: float) -> None:
     assert abs(slope(C, best.test) - (a - 1) / (1 + b)) < 0.03
 
 
+def test_frontier_of_easy_tasks() -> None:
+    """a - 1 > b: the variance t^(1/b - 1) / k limits, not the floor: C^-(a-1)/a at k ~ C^(a-b)/a, far from the quoted slope."""
+    for a, b in ((5.0, 1.25), (4.0, 1.5)):
+        spectrum, t, k = scaling.power_law(a, b, per_decade=16), np.geomspace(1e2, 1e3, 4), 1e6
+        variance = scaling.flow(spectrum, t, k).test - scaling.flow(spectrum, t).test
+        assert abs(np.polyfit(np.log(t), np.log(variance), 1)[0] - (1 / b - 1)) < 0.01
+        best = scaling.frontier(spectrum, np.geomspace(1e6, 1e8, 3), np.geomspace(100, 1e8, 70))
+        assert abs(best.exponent[1] - (a - 1) / a) < 0.01
+        assert abs(np.polyfit(np.log(best.compute), np.log(best.num_features), 1)[0] - (a - b) / a) < 0.02
+        quoted = min(a - 1, 2 * b)
+        assert best.exponent[1] < (a - 1) * quoted / (a - 1 + b * quoted) - 0.3
+
+
 def test_floor_of_hard_and_easy_tasks() -> None:
     """The floor in k falls as k^-min(a-1, b), its bias as k^-min(a-1, 2b): the quoted 2b is of the bias alone."""
     k = np.array([64.0, 512.0])
@@ -485,6 +508,16 @@ def test_features_and_simulations(training: GradientDescent, n: int | None, gamm
     assert all(agree(theory, draws, name, 0.03) for name in NAMES)
     lazy = scaling.train(spectrum, training, 60, n or np.inf, noise=0.2)
     assert not agree(lazy, draws, "test", 0.03)
+
+
+def test_features_near_the_edge_of_stability() -> None:
+    """Rates near 2 / (rich lam_1): what is not yet right on the way to the solution grows a lot, the solution does not."""
+    for eta, steps in ((0.2, 80), (0.4, 60)):
+        theory = scaling.train_features(SMALL.binned(8), GradientDescent(eta, steps), 1.0, 40, 60)
+        draws = linear_models.descent(SMALL, GradientDescent(eta, steps), 40, 60, gamma=1.0, num_draws=10)
+        assert agree(theory, draws, "test", 0.03)
+        few = scaling.train_features(SMALL.binned(8), GradientDescent(eta, 11), 1.0, 40, 60)
+        assert close(few.test, theory.test[:12], 1e-7)  # no state knows later ones
 
 
 BETAS = (0.2, 0.3, 0.4, 0.5, 0.6, 0.75, 0.9, 1.2, 1.5, 1.9)

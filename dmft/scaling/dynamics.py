@@ -15,14 +15,15 @@ update rule to an impulse in general (momentum, schedules, decay). In times x ti
 
 C0(t, t) is the test error and C1(t, t) the train error. One-pass SGD sees fresh samples at every step: R1 = I,
 C1 = diag(C0(t, t) + sigma^2), r = 1 / batch size. Two models that do not share features lose u in X_k, two that do not share
-data lose r and sigma^2. All is causal, so that iteration from R = I, C = 0 ends after a number of sweeps.
+data lose r and sigma^2. All is causal: iteration from R = I, C = 0 gets some more states right at every sweep.
 
 With feature learning (`dmft.scaling.feature_learning`) B depends on C3; this module is the one code path of both.
 """
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Callable
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -35,6 +36,12 @@ from widthwise.training import move
 
 TOLERANCE = 1e-12
 """Largest relative change of the last sweep."""
+
+ROUNDING = 1e-7
+"""... where rounding, amplified by dynamics near the edge of stability, allows no smaller one."""
+
+WINDOW = 8
+"""States that are found at once, from those before them."""
 
 Matrix = Float[np.ndarray, "states states"]
 
@@ -63,7 +70,7 @@ def train(
 
     Raises:
         ValueError: batches of a fixed data set; settings that this model has not.
-        ArithmeticError: no fixed point was found (a learning rate beyond the edge of stability, say).
+        ArithmeticError: errors grow beyond numbers (a learning rate far beyond the edge of stability).
 
     Example:
         >>> spectrum = Spectrum.power_law(1.75, 1.25, 1000).binned(8)
@@ -145,40 +152,62 @@ def impulse_response(training: GradientDescent) -> Matrix:
 
 def solve(theory: Setting, response: Matrix) -> Errors:
     """The fixed point, and the covariances of two models that share less at its response functions."""
+    zero = np.zeros_like(response)
+    I = np.eye(len(response))
+
+    def sweep(end: int, state: State) -> State:
+        R1, R3, C1, C3 = state
+        R = _responses(theory, with_features(response[:end, :end], theory.gamma, C3), R1, R3)
+        return (R.R1, R.R3, *_covariances(theory, R, C1, C3)[1:])
+
     with np.errstate(over="ignore", invalid="ignore"):
-        point = _fixed_point(theory, response)
-        out = {"test": np.diagonal(point.C0), "train": np.diagonal(point.C1)}
-        for name, features, data in (("same_data", False, True), ("same_features", True, False), ("bias", False, False)):
-            out[name] = np.diagonal(_covariances(theory, point, features, data)[0])
+        R1, R3, C1, C3 = _causal(sweep, (I, I, zero, zero))
+        R = _responses(theory, with_features(response, theory.gamma, C3), R1, R3)
+        out = {"test": np.diagonal(_covariances(theory, R, C1, C3)[0]), "train": np.diagonal(C1)}
+        for name, features, data in (("same_data", 0, 1), ("same_features", 1, 0), ("bias", 0, 0)):
+            u, r, noise2 = theory.per_feature * features, theory.per_sample * data, theory.noise2 * data
+            out[name] = _shared(replace(theory, per_feature=u, per_sample=r, noise2=noise2), R)
     return Errors(**out, times=np.arange(len(response), dtype=float))
 
 
-@dataclass(frozen=True)
-class _Point:
-    """Response functions B, R1, R3 and H (entries, states, states); covariances."""
-
-    B: Matrix
-    R1: Matrix
-    R3: Matrix
-    H: Any
-    C0: Matrix
-    C1: Matrix
-    C3: Matrix
+def _shared(theory: Setting, R: _Responses) -> Float[np.ndarray, "states"]:
+    """C0(t, t) at given response functions."""
+    zero = np.zeros_like(R.B)
+    C1, C3 = _causal(lambda end, C: _covariances(theory, R.until(end), *C)[1:], (zero, zero))
+    return np.diagonal(_covariances(theory, R, C1, C3)[0])
 
 
-def _fixed_point(theory: Setting, response: Matrix) -> _Point:
-    B, C1, C3 = response, np.zeros_like(response), np.zeros_like(response)
-    R1, R3, H = _responses(theory, B)
-    tolerance = TOLERANCE if theory.gamma == 0 else 1e-2  # while B is far from its own, so may the rest be
-    for _ in range(4 * len(response) + 10):  # one sweep without feature learning
-        C0, C1, new = _covariances(theory, _Point(B, R1, R3, H, C1, C1, C3), True, True, tolerance)
-        change, C3 = _change(new, C3), new
-        if theory.gamma == 0 or (change < TOLERANCE and tolerance == TOLERANCE):
-            return _Point(B, R1, R3, H, C0, C1, C3)
-        tolerance = max(TOLERANCE, min(tolerance, 0.1 * change))
-        B = with_features(response, theory.gamma, C3)
-        R1, R3, H = _responses(theory, B, R1, R3, tolerance)
-    raise ArithmeticError("feature learning found no fixed point. Take a smaller learning rate, gamma, or fewer steps.")
+State = tuple[Matrix, ...]
+
+
+def _causal(sweep: Callable[[int, State], State], state: State) -> State:
+    """The fixed point of a causal map on times x times matrices: of the first states, then of some more, and so on.
+
+    What is earlier does not change any more, and of `WINDOW` new states each sweep gets at least one right. (Iterating all
+    states at once ends too, but through later states that may be too large for numbers on the way.)
+    """
+    T, state = len(state[0]), tuple(x.copy() for x in state)
+    for end in [*range(WINDOW, T, WINDOW), T]:
+        now = tuple(x[:end, :end].copy() for x in state)
+        for _ in range(4 * WINDOW + 20):
+            new = sweep(end, now)
+            change = max(map(_change, new, now))
+            now = new
+            if change < TOLERANCE:
+                break
+        if not change < ROUNDING:
+            raise ArithmeticError(
+                f"no fixed point up to state {end} (last relative change {change:.1g}): errors grow out of bounds. Is "
+                "the learning rate beyond 2 / (largest eigenvalue), or gamma too large for it?"
+            )
+        for x, found in zip(state, now, strict=True):
+            x[:end, :end] = found
+    return state
+
+
+def _change(new: Matrix, old: Matrix) -> float:
+    change = np.abs(new - old).max() / max(np.abs(new).max(), 1e-300)
+    return float(change) if np.isfinite(change) else np.inf
 
 
 def with_features(response: Matrix, gamma: float, C3: Matrix) -> Matrix:
@@ -186,71 +215,58 @@ def with_features(response: Matrix, gamma: float, C3: Matrix) -> Matrix:
 
     o is the product entry by entry. Under gradient descent (response = eta below the diagonal): 2409.17858.
     """
+    if gamma == 0:
+        return response
     I = np.eye(len(response))
-    L = np.linalg.solve(I - gamma * response @ (response * C3), response)
+    L = np.tril(np.linalg.solve(I - gamma * response @ (response * C3), response), -1)
     return L + gamma * response * (L @ C3 @ L.T)
 
 
-def _responses(
-    theory: Setting, B: Matrix, R1: Any = None, R3: Any = None, tolerance: float = TOLERANCE
-) -> tuple[Matrix, Matrix, Any]:
-    """R1, R3 and H at given B."""
+@dataclass(frozen=True)
+class _Responses:
+    """B, R1, R3 (states, states); H (entries, states, states); all causal."""
+
+    B: Matrix
+    R1: Matrix
+    R3: Matrix
+    H: Any
+
+    def until(self, end: int) -> _Responses:
+        """Of the first states."""
+        return _Responses(*(x[..., :end, :end] for x in (self.B, self.R1, self.R3, self.H)))
+
+
+def _responses(theory: Setting, B: Matrix, R1: Matrix, R3: Matrix) -> _Responses:
+    """H from R1 and R3; R1 and R3 from H."""
     I, (lam, many) = np.eye(len(B)), (theory.modes.lam, theory.modes.many)
-    R1, R3 = I if R1 is None else R1, I if R3 is None else R3
-    for _ in range(2 * len(B) + 10):
-        H = np.linalg.inv(I + lam[:, None, None] * (B @ R3 @ R1))
-        total = np.tensordot(many * lam, H, 1)
-        new1 = I if theory.online else np.linalg.inv(I + theory.per_sample * total @ B @ R3)
-        new3 = np.linalg.inv(I + theory.per_feature * new1 @ total @ B)
-        change = max(_change(new1, R1), _change(new3, R3))
-        R1, R3 = new1, new3
-        if change < tolerance:
-            return R1, R3, H
-        if not np.isfinite(change):
-            break
-    raise ArithmeticError("the response functions grow out of bounds. Is the learning rate beyond 2 / (largest eigenvalue)?")
+    H = np.tril(np.linalg.inv(I + lam[:, None, None] * (B @ R3 @ R1)))
+    total = np.tensordot(many * lam, H, 1)
+    R1 = I if theory.online else np.tril(np.linalg.inv(I + theory.per_sample * total @ B @ R3))
+    return _Responses(B, R1, np.tril(np.linalg.inv(I + theory.per_feature * R1 @ total @ B)), H)
 
 
-def _covariances(
-    theory: Setting, point: _Point, features: bool, data: bool, tolerance: float = TOLERANCE
-) -> tuple[Matrix, Matrix, Matrix]:
-    """C0, C1, C3 of two models that share features, data, both or neither, at given response functions; from C1, C3 there."""
-    B, R1, R3, H, modes = point.B, point.R1, point.R3, point.H, theory.modes
-    lam, power, many = modes.lam, modes.power, modes.many
-    u, r, noise2 = theory.per_feature * features, theory.per_sample * data, theory.noise2 * data
-    ones = np.ones_like(B)
-    h = H.sum(2)  # H_k 1
-    target0 = (many * power * h.T) @ h  # sum over modes of lam w*^2 h h^T
-    target2 = R1 @ ((many * power * lam * h.T) @ h) @ R1.T
-    G = np.eye(len(B)) - lam[:, None, None] * (R1 @ H @ B @ R3)
+def _covariances(theory: Setting, R: _Responses, C1: Matrix, C3: Matrix) -> tuple[Matrix, Matrix, Matrix]:
+    """C0, C1 and C3 from C1 and C3."""
+    B, R1, R3, H = R.B, R.R1, R.R3, R.H
+    lam, power, many = theory.modes.lam, theory.modes.power, theory.modes.many
+    u, r = theory.per_feature, theory.per_sample
 
     def spread(F: Any, weight: Any, C: Matrix) -> Matrix:
         """sum over modes of weight_k F_k C F_k^T."""
         left = (weight[:, None, None] * (F @ C)).transpose(1, 0, 2).reshape(len(C), -1)
         return left @ F.transpose(1, 0, 2).reshape(len(C), -1).T
 
-    C1, C3 = point.C1, point.C3
-    for _ in range(4 * len(B) + 20):
-        C0 = target0.copy()
-        if u:
-            C0 += spread(H, many * lam * u, B @ C3 @ B.T)
-        if r:
-            C0 += spread(H, many * lam**2 * r, B @ R3 @ C1 @ R3.T @ B.T)
-        new1 = np.diag(np.diagonal(C0) + noise2) if theory.online else R1 @ (C0 + noise2 * ones) @ R1.T
-        C2 = target2.copy()
-        if r:
-            C2 += spread(G, many * lam * r, new1)
-        if u:
-            C2 += R1 @ spread(H, many * lam**2 * u, B @ C3 @ B.T) @ R1.T
-        new3 = R3 @ C2 @ R3.T
-        change = max(_change(new1, C1), _change(new3, C3))
-        C1, C3 = new1, new3
-        if change < tolerance:
-            return C0, C1, C3
-        if not np.isfinite(change):
-            break
-    raise ArithmeticError("the covariances grow out of bounds. Is the learning rate beyond 2 / (largest eigenvalue)?")
-
-
-def _change(new: Matrix, old: Matrix) -> float:
-    return float(np.abs(new - old).max() / max(np.abs(new).max(), 1e-300))
+    h = H.sum(2)  # H_k 1
+    C0 = (many * power * h.T) @ h  # sum over modes of lam w*^2 h h^T
+    C2 = (many * power * lam * h.T) @ h
+    if u:
+        BCB = B @ C3 @ B.T
+        C0 += spread(H, many * lam * u, BCB)
+        C2 += spread(H, many * lam**2 * u, BCB)
+    C2 = R1 @ C2 @ R1.T
+    if r:
+        C0 += spread(H, many * lam**2 * r, B @ R3 @ C1 @ R3.T @ B.T)
+    C1 = np.diag(np.diagonal(C0) + theory.noise2) if theory.online else R1 @ (C0 + theory.noise2) @ R1.T
+    if r:
+        C2 += spread(np.eye(len(B)) - lam[:, None, None] * (R1 @ H @ (B @ R3)), many * lam * r, C1)
+    return C0, C1, R3 @ C2 @ R3.T

@@ -105,8 +105,8 @@ def feature_flow(spectrum: Spectrum, times: Any, gamma: float, *, per_decade: in
     x, now = np.zeros(len(lam)), 0.0
     loss, norm, residual = np.empty(len(t)), np.empty(len(t)), np.zeros((len(t), len(modes.lam))) + 1
     for i, end in enumerate(t):
-        first = min(end, START / lam[0])
-        grid = [now] if now else [0.0, first]
+        first = min(end, START / lam[0]) if len(lam) else end
+        grid = [now] if now else [0.0, first]  # the first step from 0
         decades = np.log10(end / grid[-1])
         if decades > 0:
             grid += list(grid[-1] * 10 ** (decades * np.linspace(0, 1, max(1, int(np.ceil(per_decade * decades))) + 1)[1:]))

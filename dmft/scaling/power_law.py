@@ -31,14 +31,14 @@ def power_law(a: float, b: float, num_modes: float = 1e12, per_decade: int = 32)
     from scipy.special import zeta  # imported where used: it costs a quarter of a second
 
     Spectrum.power_law(a, b, 1)  # its checks of the exponents
-    M = check.positive("num_modes", num_modes)
+    M = np.floor(check.positive("num_modes", num_modes))
     if not 1 <= M <= 1e15:
-        raise ValueError(f"num_modes must be from 1 to 1e15, where counting in float64 ends; got {M:g}.")
+        raise ValueError(f"num_modes must be from 1 to 1e15, where counting in float64 ends; got {num_modes:g}.")
     check.count("per_decade", per_decade)
     ratio = 10 ** (1 / (per_decade * b))
     edges = [float(k) for k in range(1, min(EXACT, int(M)) + 2)]
     while edges[-1] < M + 1:
-        edges.append(min(np.floor(max(edges[-1] + 1, edges[-1] * ratio)), np.floor(M) + 1))
+        edges.append(min(np.floor(max(edges[-1] + 1, edges[-1] * ratio)), M + 1))
     k = np.array(edges)
     many = np.diff(k)
     lam, power = (np.where(many == 1, k[:-1] ** -x, (zeta(x, k[:-1]) - zeta(x, k[1:])) / many) for x in (b, a))
