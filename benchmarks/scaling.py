@@ -1,6 +1,6 @@
 """What do the scaling laws cost, against modes, times, sizes and steps?
 
-    python -m benchmarks.scaling          # a minute on two cores; prints the tables of docs/scaling.md
+    python -m benchmarks.scaling          # a minute, best with OMP_NUM_THREADS=1; prints the tables of docs/scaling.md
 
 Times are the shortest of three, on the clock. Spectra lam = k^-1.25, power = k^-1.75; 12 points k x 12 points n x 8 times where
 nothing else is said. A binned spectrum has a few hundred entries whatever the number of modes, and binning is timed with it.

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from typing import Any
 
 import numpy as np
@@ -352,6 +353,11 @@ def test_monotone_in_time_features_and_samples(spectrum: Spectrum, k: float, n: 
 
 
 def test_frontier() -> None:
+    start = time.process_time()
+    scaling.frontier(
+        Spectrum.power_law(1.75, 1.25, 100_000).binned(), np.geomspace(1e2, 1e8, 32), np.geomspace(2, 1e5, 32), 1e4
+    )
+    assert time.process_time() - start < 10  # 1024 points; a fraction of a second where nothing else runs
     spectrum = scaling.power_law(1.5, 1.25)
     C, k = np.geomspace(1e3, 1e7, 9), np.geomspace(4, 2e4, 31)
     best = scaling.frontier(spectrum, C, k)
