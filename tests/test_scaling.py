@@ -331,10 +331,40 @@ def test_reference_numbers() -> None:
 def test_flow_and_simulations() -> None:
     t = np.array([0.5, 2.0, 10.0, 50.0, 300.0, 3000.0])
     theory = scaling.flow(SMALL, t, 40, 60, noise=0.3)
-    draws = linear_models.flow(SMALL, t, 40, 60, noise=0.3, num_draws=200, seed=2)
+    draws = linear_models.flow(SMALL, t, 40, 60, noise=0.3, num_draws=800, seed=40)
     assert all(agree(theory, draws, name, 0.03) for name in NAMES)
+    assert all(agree(theory, draws, name, 0.03, sigmas=0) for name in ("test", "train"))  # standard errors are 0.3 to 0.6 %
     assert not agree(scaling.flow(SMALL, t, 60, 40, noise=0.3), draws, "train", 0.03)
     assert not agree(scaling.flow(SMALL, 1.5 * t, 40, 60, noise=0.3), draws, "test", 0.03)
+
+
+@pytest.mark.slow
+def test_what_the_theory_leaves_out_falls_with_size() -> None:
+    """Relative deviations are of order 1 / k: a quarter at four times the size, and below a half within errors."""
+    t = np.array([2.0, 10.0, 50.0, 300.0])
+    gaps = []
+    for k, n, num_draws in ((20, 30, 6400), (80, 120, 2400)):
+        theory, draws = (
+            scaling.flow(SMALL, t, k, n, noise=0.3),
+            linear_models.flow(SMALL, t, k, n, noise=0.3, num_draws=num_draws, seed=k),
+        )
+        gaps.append(np.mean([getattr(theory, name) / draws.mean(name) - 1 for name in ("test", "train")]))
+    assert gaps[0] < -0.02  # seen clearly
+    assert abs(gaps[1]) < abs(gaps[0]) / 2
+
+
+@pytest.mark.slow
+@settings(max_examples=12, deadline=None)
+@given(st.floats(1.3, 2.5), st.floats(1.1, 2.0), st.integers(40, 120), st.integers(40, 120), st.floats(0.1, 1.0))
+def test_random_models_and_simulations(a: float, b: float, k: int, n: int, noise: float) -> None:
+    spectrum, t = Spectrum.power_law(a, b, 150), np.array([1.0, 10.0, 100.0])
+    draws = linear_models.flow(spectrum, t, k, n, noise=noise, num_draws=100, seed=k + n)
+    theory = scaling.flow(spectrum, t, k, n, noise=noise)
+    assert all(agree(theory, draws, name, 0.04, sigmas=4) for name in ("test", "train"))
+    ridge = 0.05 * n
+    regression = linear_models.ridge_regression(spectrum, n, k, ridge=ridge, noise=noise, num_draws=100, seed=k + n)
+    theory = scaling.random_features(spectrum, n, k, ridge=ridge, noise=noise)
+    assert all(agree(theory, regression, name, 0.04, sigmas=4) for name in ("test", "train"))
 
 
 @settings(max_examples=40, deadline=None)
