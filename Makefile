@@ -3,7 +3,7 @@ PYTHON ?= python3
 BIN := .venv/bin
 SETUP := .venv/setup-done
 
-.PHONY: setup demo test test-slow lint types benchmark clean
+.PHONY: setup demo test test-slow lint types benchmark docs clean
 
 demo: $(SETUP)
 	$(BIN)/python -m paper_figures fig01_width_consistency
@@ -26,6 +26,12 @@ types: $(SETUP)
 benchmark: $(SETUP)
 	$(BIN)/python -m benchmarks.march
 	$(BIN)/python -m benchmarks.against_networks
+
+# warnings are errors: a page outside of the table of contents, a link to nowhere, a docstring that is not readable
+docs: $(SETUP)
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c requirements.lock -r docs/requirements.txt
+	$(BIN)/python -m sphinx -q -W --keep-going -b html docs build/docs
+	@echo "build/docs/index.html"
 
 setup: $(SETUP)
 

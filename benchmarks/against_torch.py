@@ -31,6 +31,7 @@ import numpy as np
 import finite
 from finite import ensemble
 from finite.fit import recorded_steps
+from finite.keys import key_of
 from finite.networks import is_weight
 from widthwise import MLP, ConvNet, GradientDescent, Parameterization, Problem, Transformer, data
 
@@ -166,8 +167,7 @@ FORWARD = {MLP: (mlp, mlp_torch), ConvNet: (cnn, cnn_torch), Transformer: (trans
 def start(case: Case) -> tuple[Weights, list[float]]:
     """Weights of all seeds (seeds, ...), as `finite.train` draws them, with their multipliers in them; their learning rates."""
     problem = case.problem(1)
-    key = jax.random.key(0, impl="threefry2x32")
-    keys = jax.vmap(partial(jax.random.fold_in, key))(np.arange(case.seeds))
+    keys = jax.vmap(partial(jax.random.fold_in, key_of(0, case.width)))(np.arange(case.seeds))
     shapes = ensemble.shapes_of(problem)
     state = ensemble.start(problem.architecture, problem.parameterization, problem.training, keys, width=case.width, **shapes)
     weights = jax.tree.leaves(state.network, is_leaf=is_weight)

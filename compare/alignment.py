@@ -38,7 +38,24 @@ def alignment(a: Result, b: Result, kernel: str = "Phi") -> Float[np.ndarray, "l
 
 
 def alignment_of_runs(a: Result, b: Result, kernel: str = "Phi") -> Float[np.ndarray, "runs layers kept"]:
-    """The same cosine between every single run of `a` and the mean kernel of `b`: (n, L, K)."""
+    """The same cosine between every single run of `a` and the mean kernel of `b`: (n, L, K).
+
+    Args:
+        a: a Result that holds its single runs.
+        b: a Result on the same kept steps and points.
+        kernel: "Phi" or "G".
+
+    Raises:
+        ValueError: steps or points differ; kernels or runs were not kept.
+
+    Example:
+        >>> import finite
+        >>> from widthwise import MLP, GradientDescent, Parameterization, Problem, tasks
+        >>> problem = Problem(MLP(1, "tanh"), Parameterization(), tasks.sphere(3, input_dim=8), GradientDescent(0.5, 10))
+        >>> net = finite.train(problem, width=32, num_seeds=8, progress=False)
+        >>> alignment_of_runs(net, net).shape
+        (8, 1, 2)
+    """
     same_points(a, b)
     x, y = _equal_time(a.samples, kernel), _equal_time(b.mean, kernel)
     return (x * y).sum((-2, -1)) / np.linalg.norm(x, axis=(-2, -1)) / np.linalg.norm(y, axis=(-2, -1))

@@ -10,7 +10,7 @@ import numpy as np
 from jaxtyping import Float
 
 from compare.gap import observables, same_points
-from widthwise import Estimate, Result, Status, Trajectory
+from widthwise import Estimate, Result, Status, Trajectory, check
 
 RESOLVED = 0.5
 """Least share of |d|^2, d a mean of the theory, that must be more than sampling noise."""
@@ -112,9 +112,9 @@ def agrees(theory: Result, nets: Result | Mapping[int, Result], *, alpha: float 
         raise ValueError(
             "nothing to compare: in the theory f and the kernels are zero, absent, or not resolved by its replicas."
         )
-    parts = {N: _parts(net) for N, net in ensembles.items()}
+    parts = {N: parts_of(net) for N, net in ensembles.items()}
     statistics = tuple(
-        _statistic(
+        statistic(
             name, reference, [parts[N][name] for N in ensembles], [weights[N] for N in ensembles], alpha / len(references)
         )
         for name, reference in references.items()
@@ -122,11 +122,11 @@ def agrees(theory: Result, nets: Result | Mapping[int, Result], *, alpha: float 
     return Agreement(statistics, min(1.0, len(statistics) * min(s.p_value for s in statistics)), alpha)
 
 
-def intercept_weights(counts: Mapping[int, int]) -> dict[int, float]:
-    """Weights w_N of ensembles of `counts[N]` networks that extrapolate linearly in 1/N to infinite width.
+def intercept_weights(counts: Mapping[int, int], order: int = 1) -> dict[int, float]:
+    """Weights w_N of ensembles of `counts[N]` networks that extrapolate to infinite width, by default linearly in 1/N.
 
-    sum w_N = 1 and sum w_N / N = 0, with the least variance sum w_N^2 / (N counts[N]). Two widths: Richardson's
-    (N_2 x_2 - N_1 x_1) / (N_2 - N_1). One width: 1, no extrapolation.
+    sum w_N = 1 and sum w_N N^-j = 0, j = 1 ... order, with the least variance sum w_N^2 / (N counts[N]). Two widths:
+    Richardson's (N_2 x_2 - N_1 x_1) / (N_2 - N_1). One width: 1, no extrapolation.
 
     Example:
         >>> intercept_weights({100: 8, 200: 8})
@@ -136,21 +136,23 @@ def intercept_weights(counts: Mapping[int, int]) -> dict[int, float]:
     if len(widths) == 1:
         return dict.fromkeys(counts, 1.0)
     precision = widths * np.array(list(counts.values()))
-    A = np.stack([np.ones_like(widths), 1 / widths])
-    w = precision * (A.T @ np.linalg.solve((A * precision) @ A.T, np.array([1.0, 0.0])))
+    A = (widths.min() / widths) ** np.arange(order + 1)[:, None]
+    w = precision * (A.T @ np.linalg.solve((A * precision) @ A.T, np.eye(order + 1)[0]))
     return dict(zip(counts, (float(x) for x in w.round(12)), strict=True))
 
 
-def extrapolate(nets: Mapping[int, Result]) -> Result:
-    """Networks at infinite width: ensembles extrapolated linearly in 1/N, entry by entry, with standard errors.
+def extrapolate(nets: Mapping[int, Result], order: int = 1) -> Result:
+    """Networks at infinite width: ensembles extrapolated in 1/N, entry by entry, with standard errors.
 
-    Everything that all ensembles have, and that is an average over the network, is extrapolated.
+    Everything that all ensembles have, and that is an average over the network, is extrapolated. `compare.richardson` says
+    besides how well the law holds.
 
     Args:
         nets: ensembles at two widths or more; what is left is of order 1/N^2.
+        order: 1, linear in 1/N; 2, quadratic, from three widths on: what is left is of order 1/N^3.
 
     Raises:
-        ValueError: one width only, an exact result, or results that do not share steps and points.
+        ValueError: one width only, or too few for the order; an exact result; results that do not share steps and points.
 
     Example:
         >>> import finite
@@ -162,12 +164,14 @@ def extrapolate(nets: Mapping[int, Result]) -> Result:
     """
     if not isinstance(nets, Mapping) or len(nets) < 2:
         raise ValueError(f"extrapolation in 1/N needs a dict {{width: Result}} of two widths or more, got {len(nets)}.")
+    if check.count("order", order) >= len(nets):
+        raise ValueError(f"extrapolation of order {order} in 1/N needs {order + 1} widths or more, got {len(nets)}.")
     ensembles = list(nets.values())
     for net in ensembles:
         same_points(net, ensembles[0])
         if net.trajectory.n == 0:
             raise ValueError("extrapolation in 1/N takes ensembles of networks, got an exact result.")
-    weights = list(intercept_weights({N: net.trajectory.n for N, net in nets.items()}).values())
+    weights = list(intercept_weights({N: net.trajectory.n for N, net in nets.items()}, order).values())
 
     def combine(*means: Float[np.ndarray, "..."]) -> np.ndarray:
         return np.sum([w * np.asarray(x, dtype=np.float64) for w, x in zip(weights, means, strict=True)], axis=0)
@@ -182,7 +186,7 @@ def extrapolate(nets: Mapping[int, Result]) -> Result:
     return replace(
         ensembles[-1],
         trajectory=Estimate(mean, sem, sum(net.trajectory.n for net in ensembles)),
-        status=Status(True, f"extrapolated in 1/N from widths {widths}"),
+        status=Status(True, f"extrapolated in 1/N{'' if order == 1 else f' to order {order}'} from widths {widths}"),
         stats={"widths": widths},
     )
 
@@ -194,7 +198,7 @@ def _only(trajectory: Trajectory, names: set[str]) -> Trajectory:
 Runs: TypeAlias = Float[np.ndarray, "runs entries"]
 
 
-def _statistic(name: str, reference: Runs, nets: list[Runs], weights: list[float], alpha: float) -> Statistic:
+def statistic(name: str, reference: Runs, nets: list[Runs], weights: list[float], alpha: float) -> Statistic:
     """`amplitude` against one."""
     from scipy.special import stdtr, stdtrit  # imported where used: a third of a second
 
@@ -240,7 +244,7 @@ def _square(runs: Runs) -> float:
 
 def _references(theory: Result) -> dict[str, Runs]:
     """The parts of the theory to measure networks against, by name; zero and unresolved ones are left out."""
-    parts = _parts(theory)
+    parts = parts_of(theory)
     size = {name: np.sum(runs.mean(0) ** 2) for name, runs in parts.items()}
     largest = {name: max(size[other] for other in parts if other.split()[0] == name.split()[0]) for name in parts}
     return {name: runs for name, runs in parts.items() if resolved(runs) and size[name] > 1e-20 * largest[name]}
@@ -251,13 +255,13 @@ def resolved(runs: Runs) -> bool:
     return bool(_square(runs) > RESOLVED * np.sum(runs.mean(0) ** 2))
 
 
-def _parts(result: Result) -> dict[str, Runs]:
+def parts_of(result: Result, change: bool = True) -> dict[str, Runs]:
     """What the statistics look at, by name; of every run, or of the mean where the result is exact."""
     exact = result.trajectory.n == 0
     out = {}
     for observable, x in observables(result.mean if exact else result.samples).items():
         runs = x[None] if exact else x
-        for where in ("early", "late") if observable == "f" else ("size", "change"):
+        for where in ("early", "late") if observable == "f" else ("size", "change")[: 1 + change]:
             out[f"{observable} {where}"] = _part(runs, where).reshape(len(runs), -1).astype(np.float64)
     return out
 

@@ -127,9 +127,7 @@ def spectral(
 
         Kbar_N = mean over seeds,   Kbar v_k = n lam_k v_k,   C(k) = share of y in v_1 ... v_k
 
-    Errors are by jackknife over seeds, those of ratios to first order, as of independent ensembles. Networks of one seed and
-    two widths share neurons (their kernels correlate like sqrt(N / N')), which makes the errors too large: train every width
-    with a seed of its own. What errors do not hold: noise of the kernel spreads
+    Errors are by jackknife over seeds, those of ratios to first order. What errors do not hold: noise of the kernel spreads
     eigenvalues, and tilts eigenvectors, by order 1 / (N seeds), in the same sense at every width. Take num_seeds ~ 1 / N, so
     that it is alike everywhere, and look at `spectra[i].lam_unbiased` beside `lam`.
 
@@ -148,7 +146,7 @@ def spectral(
         >>> from widthwise import MLP, GradientDescent, Parameterization, Problem, tasks
         >>> problem = Problem(MLP(1, "tanh"), Parameterization(), tasks.sphere(6, input_dim=8), GradientDescent(0.5, 10))
         >>> settings = dict(num_seeds=8, save=["NTK"], progress=False)
-        >>> nets = {N: finite.train(problem, width=N, seed=N, **settings) for N in (16, 64)}
+        >>> nets = {N: finite.train(problem, width=N, **settings) for N in (16, 64)}
         >>> found = spectral(nets)
         >>> found.widths.tolist(), found[-1].ratio.shape
         ([16], (1, 6))

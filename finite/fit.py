@@ -23,6 +23,7 @@ from tqdm import tqdm
 
 from finite import ensemble, observe
 from finite.ensemble import CHUNK, Batch, Feed, Program, State
+from finite.keys import key_of
 from finite.log import Log
 from widthwise import Estimate, Problem, Result, Status, Trajectory, checkpoint
 from widthwise.data import Stream
@@ -99,7 +100,7 @@ class Run:
             )
         turns = self.mesh.shape["seeds"] if self.mesh else 1
         self.each = turns * at_a_time(-(-num_seeds // turns), per_seed)
-        key = jax.random.key(seed, impl="threefry2x32")
+        key = key_of(seed, width)
         self.states: list[State] = []
         for first in range(0, num_seeds, self.each):  # the last group is filled up, unrecorded
             group = put(self.mesh, np.arange(first, first + self.each, dtype=np.uint32), "seeds")

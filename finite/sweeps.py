@@ -27,6 +27,7 @@ from tqdm import tqdm
 
 from finite import ensemble, fit
 from finite.coordinates import slope_of
+from finite.keys import key_of
 from widthwise import Problem, check
 from widthwise.memory import require
 from widthwise.result import atomic_write
@@ -315,10 +316,12 @@ def sweep(
         cases = [(problem.replace(depth=L), each_width[0]) for L in each_depth]
     for case, N in cases:
         case.architecture.check_input(ensemble.shapes_of(case)["input_shape"], N)
-    key = jax.random.key(seed, impl="threefry2x32")
-    keys = jax.vmap(partial(jax.random.fold_in, key))(np.arange(num_seeds))
+
+    def keys_of(N: int) -> Key[Array, "seeds"]:
+        return jax.vmap(partial(jax.random.fold_in, key_of(seed, N)))(np.arange(num_seeds))
+
     bar = tqdm(cases, "sweep", unit="network", disable=None if progress else True, leave=False)
-    losses = [_losses(case, N, grid, keys, last, bar) for case, N in bar]
+    losses = [_losses(case, N, grid, keys_of(N), last, bar) for case, N in bar]
     return Sweep(problem, each_width, each_depth, grid, np.stack(losses))
 
 

@@ -19,6 +19,7 @@ from jaxtyping import Array, Bool, Float, Int, Key, UInt
 from tqdm import tqdm
 
 from finite import measure, mlp
+from finite.keys import key_of
 from widthwise import MLP, Activation, Estimate, Loss, Problem, Result, Status, Task, Trajectory, check
 from widthwise.memory import available_bytes, require
 from widthwise.parameterization import LayerScale, Role
@@ -111,7 +112,7 @@ def train(
     The equations stand in `finite.mlp`, one update in `GradientDescent`. Networks differ in their initial weights (and in their
     Langevin noise, at a temperature) alone: batches and label noise are part of the data. Network i of a seed starts from the
     same normal draws in every parameterization and dtype; on one machine it is the same to the last bit whatever `num_seeds`
-    is and however the work is cut into chunks.
+    is and however the work is cut into chunks. Networks of two widths are independent.
 
     The points watched are the train and the test points, at every state, whatever the batch. If training is online they are the
     test points; a batch rides along, and `loss` is that of the batch at each state, before its update and without label noise.
@@ -209,7 +210,7 @@ def train(
     with computing_in(dtype), jax.default_matmul_precision("highest"):
         arguments = (_settings(problem, width), _data(problem), _sequence(problem, steps))
         arguments = jax.tree.map(lambda x: put(mesh, np.asarray(jnp.asarray(x))), arguments)
-        key = jax.random.key(seed, impl="threefry2x32")
+        key = key_of(seed, width)
         starts = range(0, num_seeds, chunk)
         for start in tqdm(starts, f"width {width}", unit="chunk", disable=None if progress else True, leave=False):
             numbers = np.arange(start, start + chunk, dtype=np.uint32)  # those beyond num_seeds fill the chunk, unrecorded

@@ -15,6 +15,7 @@ from scipy.stats import chi2
 
 import finite
 from finite import mlp
+from finite.keys import key_of
 from widthwise import MLP, GradientDescent, Parameterization, Problem, Task, Unsolved, tasks
 
 SEED = 20230410
@@ -71,7 +72,7 @@ def test_record_is_that_of_a_plain_loop():
     problem = a_problem(depth=3, gamma0=gamma0)
     states = range(7)
     result = finite.train(problem, width=N, num_seeds=2, seed=SEED, save_kernels=states, dtype="float64")
-    key = jax.random.fold_in(jax.random.key(SEED, impl="threefry2x32"), 1)
+    key = jax.random.fold_in(key_of(SEED, N), 1)
     scales, dtype = scales_of(problem, N), jnp.dtype("float32")
     init = jax.jit(partial(mlp.init, scales=scales, width=N, input_dim=64, num_outputs=1, dtype=dtype))
     W = [np.asarray(layer.W, np.float64) for layer in init(key)]  # unit normal in the mean-field form
@@ -391,3 +392,17 @@ def test_memory_is_asked_before_the_start():
         finite.train(a_problem(), width=8, num_seeds=10**12)
     with pytest.raises(MemoryError, match="GiB are free"):
         finite.train(a_problem(), width=10**7, num_seeds=1)
+
+
+def test_networks_of_two_widths_are_independent():
+    """Of one seed: f is not correlated between widths; from one key, without the width in it, it would be."""
+    task, training = tasks.sphere(2, input_dim=6), GradientDescent(0.5, 6)
+    problem = Problem(MLP(1, "tanh"), Parameterization(), task, training)
+    a, b = (finite.train(problem, width=N, num_seeds=512, seed=SEED, progress=False).samples.f[:, 1] for N in (16, 32))
+    alike = [abs(np.corrcoef(a[:, m], b[:, m])[0, 1]) for m in range(2)]
+    assert max(alike) < 4 / np.sqrt(512)
+    key, first = jax.random.key(SEED), []
+    for N in (16, 32):
+        weights = jax.vmap(lambda number, N=N: jax.random.normal(jax.random.fold_in(key, number), (N, 6)))(np.arange(512))
+        first.append(np.asarray(weights).mean((1, 2)))
+    assert np.corrcoef(*first)[0, 1] > 0.5

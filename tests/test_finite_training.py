@@ -13,6 +13,7 @@ from scipy.integrate import solve_ivp
 
 import finite
 from finite import mlp
+from finite.keys import key_of
 from widthwise import MLP, GradientDescent, Parameterization, Problem, Task, tasks
 from widthwise.parameterization import LayerScale
 
@@ -104,7 +105,7 @@ def gradient(params, X, y, f0, bias, loss, gamma0=GAMMA0):
 def start(problem: Problem, number: int = 1, width: int = N) -> list[tuple[np.ndarray, np.ndarray]]:
     """The unit normal weights and biases that network `number` starts from."""
     unit = mlp.Layer(LayerScale(1.0, 1.0, 1.0), LayerScale(1.0, 1.0, 1.0))
-    key = jax.random.fold_in(jax.random.key(SEED, impl="threefry2x32"), number)
+    key = jax.random.fold_in(key_of(SEED, width), number)
     shape = {"width": width, "input_dim": D, "num_outputs": problem.task.num_outputs, "dtype": jnp.dtype("float32")}
     layers = mlp.init(key, [unit] * (problem.architecture.depth + 1), **shape)
     return [(np.asarray(W, float), np.asarray(b, float)) for W, b in layers]

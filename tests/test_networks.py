@@ -14,6 +14,7 @@ import pytest
 import dmft
 import finite
 from finite import ensemble, mlp
+from finite.keys import key_of
 from finite.networks import build, is_weight
 from finite.networks.weight import convolve, normalize, pool
 from widthwise import (
@@ -122,7 +123,7 @@ def state_of_theory(problem: Problem, width: int, seed: int) -> ensemble.State:
     """The first network of `finite.train(problem, ...)`, hand-written there, put into the module."""
     from finite.train import _scales
 
-    key = jax.random.fold_in(jax.random.key(seed, impl="threefry2x32"), 0)
+    key = jax.random.fold_in(key_of(seed, width), 0)
     shapes: dict[str, Any] = {"width": width, "num_outputs": problem.task.num_outputs}
     D = problem.task.input_dim
     weights = mlp.init(key, _scales(problem, width), input_dim=D, dtype=jnp.float32, **shapes)

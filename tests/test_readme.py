@@ -75,6 +75,25 @@ def test_scripts_of_testing(capsys: pytest.CaptureFixture[str]) -> None:
     assert "would have been seen" in capsys.readouterr().out
 
 
+def test_script_of_fluctuations(capsys: pytest.CaptureFixture[str]) -> None:
+    names: dict[str, Any] = {}
+    for script in scripts(DOCS / "fluctuations.md"):
+        exec(script, names)
+    assert "theory and experiment agree" in capsys.readouterr().out
+
+
+def test_scripts_of_deviations(capsys: pytest.CaptureFixture[str]) -> None:
+    names: dict[str, Any] = {}
+    for script in scripts(DOCS / "deviations.md"):
+        exec(script, names)
+    shown = capsys.readouterr().out
+    assert "bias of narrower width from theory" in shown
+    assert "exponents: -1/2 expected" in shown
+    assert "W1 step 20" in shown
+    ensembles = names["ensembles"]
+    assert (ensembles.bias[0, 5:15] > 3 * ensembles.bias_error[0, 5:15]).all()  # narrow networks are behind
+
+
 @pytest.mark.parametrize("page", [README, *sorted(DOCS.glob("*.md"))], ids=lambda page: page.name)
 def test_links(page: Path) -> None:
     for target in re.findall(r"\]\(([^)#]+)\)", page.read_text()):

@@ -13,6 +13,7 @@ import pytest
 
 import finite
 from finite import ensemble, fit
+from finite.keys import key_of
 from finite.sweeps import Sweep, minimum
 from tests.test_networks import CHECKS
 from widthwise import (
@@ -74,7 +75,7 @@ def test_mlp_on_a_task_trains_as_an_ensemble() -> None:
     training = GradientDescent(0.3, 18, batch_size=4, momentum=0.5, nesterov=True, weight_decay=0.01)
     problem = Problem(MLP(2, "tanh", bias=0.3), Parameterization(1.5), task, training)
     result = swept(problem, last=1e-9)
-    key = jax.random.fold_in(jax.random.key(0, impl="threefry2x32"), 2)
+    key = jax.random.fold_in(key_of(0, 16), 2)
     shapes = ensemble.shapes_of(problem)
     state = ensemble.start(problem.architecture, problem.parameterization, training, key[None], width=16, **shapes)
     state = jax.tree.map(lambda a: a[0], state)

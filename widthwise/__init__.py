@@ -4,6 +4,7 @@ from widthwise import schedules, tasks
 from widthwise.activation import Activation
 from widthwise.architecture import MLP, ConvNet, ResidualMLP, ResNet, Transformer, ViT
 from widthwise.estimate import Estimate
+from widthwise.fluctuations import Fluctuations
 from widthwise.kernel_descent import kernel_descent
 from widthwise.kernel_spectra import KernelSpectra
 from widthwise.loss import Loss
@@ -22,6 +23,7 @@ __all__ = [
     "Adam",
     "ConvNet",
     "Estimate",
+    "Fluctuations",
     "GradientDescent",
     "KernelSpectra",
     "Loss",

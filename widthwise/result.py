@@ -76,7 +76,19 @@ class Status:
 
 
 class Unsolved(RuntimeError):
-    """A solve or a training run that failed; `.result` holds what there is of it."""
+    """A solve or a training run that failed; `.result` holds what there is of it.
+
+    Example:
+        >>> import dmft
+        >>> from widthwise import MLP, GradientDescent, Parameterization, Problem, tasks
+        >>> problem = Problem(MLP(1, "linear"), Parameterization(), tasks.sphere(2, input_dim=8), GradientDescent(50.0, 30))
+        >>> try:
+        ...     theory = dmft.solve(problem)
+        ... except Unsolved as failed:
+        ...     theory, status = failed.result, failed.result.status
+        >>> status.ok, status.suggested_eta0 < 50.0
+        (False, True)
+    """
 
     def __init__(self, result: Result):
         super().__init__(f"{result.status.message} (throw=False returns the partial result.)")

@@ -71,6 +71,12 @@ class Optax:
 
     Raises:
         ValueError: not a GradientTransformation; another name.
+
+    Example:
+        >>> import optax
+        >>> training = GradientDescent(0.1, 50, optimizer=Optax(optax.sgd(1.0, momentum=0.9), like="sgd"))
+        >>> training.rates_of
+        'sgd'
     """
 
     transformation: Any

@@ -26,7 +26,17 @@ TYPES: dict[str, tuple[type, type]] = {
 
 
 class EndOfStream(ValueError):
-    """A finite stream has no more batches; the message says how many there were."""
+    """A finite stream has no more batches; the message says how many there were.
+
+    Example:
+        >>> from widthwise import data
+        >>> stream = data.from_arrays(np.zeros((6, 2)), np.zeros(6), test=2, epochs=1)
+        >>> try:
+        ...     batches = [x for x, y in itertools.islice(stream.batches(2), 3)]
+        ... except EndOfStream as end:
+        ...     print("there is no third batch")
+        there is no third batch
+    """
 
 
 @dataclass(frozen=True, eq=False, repr=False)

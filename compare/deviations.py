@@ -1,0 +1,87 @@
+"""The 1/N theory against ensembles: slope and prefactor, predicted and not fitted."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+import numpy as np
+from jaxtyping import Float
+
+from compare.gap import same_points
+from compare.significance import Agreement, intercept_weights, parts_of, resolved, statistic
+from widthwise import Fluctuations, Result
+
+
+def deviations(theory: Fluctuations, nets: Mapping[int, Result], *, alpha: float = 0.01) -> Agreement:
+    """Test that networks of several widths have the variance and the bias of the 1/N theory.
+
+    N Var x over the seeds of each width is extrapolated linearly in 1/N; N bias x is the coefficient of 1/N in <x_N> (with
+    three widths or more beside one of 1/N^2), which needs no limit. Both enter by their amplitudes along the theory, as the
+    means do in `agrees`.
+
+    Args:
+        theory: of `dmft.fluctuations`.
+        nets: ensembles by width, two widths or more; three or more to see the bias without what is left of order 1/N^2.
+        alpha: level of the test.
+
+    Raises:
+        ValueError: fewer than two widths or three seeds; results that do not share steps and points; nothing resolved.
+
+    Example:
+        >>> import dmft, finite
+        >>> from widthwise import MLP, GradientDescent, Parameterization, Problem, tasks
+        >>> problem = Problem(MLP(1, "tanh"), Parameterization(), tasks.sphere(2, input_dim=8), GradientDescent(0.5, 5))
+        >>> theory = dmft.fluctuations(problem, num_paths=1024, progress=False)
+        >>> nets = {N: finite.train(problem, width=N, num_seeds=512, progress=False) for N in (64, 128)}
+        >>> bool(deviations(theory, nets))
+        True
+    """
+    if not isinstance(nets, Mapping) or len(nets) < 2:
+        raise ValueError(f"deviations needs a dict {{width: Result}} of two widths or more, got {len(nets)}.")
+    if not 0 < alpha < 1:
+        raise ValueError(f"alpha, the rate of false alarms, must lie between 0 and 1, got {alpha!r}.")
+    for N, net in nets.items():
+        same_points(net, theory.limit)
+        if net.trajectory.n < 3:
+            raise ValueError(
+                f"width {N} has {net.trajectory.n} seeds: a variance over seeds with an error takes three or more."
+            )
+    counts = {N: net.trajectory.n for N, net in nets.items()}
+    parts = {N: parts_of(net) for N, net in nets.items()}
+    spreads = {N: {name: N * squares(x) for name, x in part.items()} for N, part in parts.items()}
+    tests = [("N Var", theory.variance, spreads, intercept_weights(counts))]
+    if theory.bias is not None:
+        tests.append(("N bias", theory.bias, parts, slope_weights(counts)))
+    wanted = []
+    for what, result, runs, weights in tests:
+        for name, reference in parts_of(result, change=False).items():
+            if resolved(reference):
+                wanted.append((f"{what} {name}", reference, [runs[N][name] for N in nets], [weights[N] for N in nets]))
+    if not wanted:
+        raise ValueError("nothing to compare: no variance or bias of the theory is resolved by its replicas.")
+    statistics = tuple(statistic(*one, alpha / len(wanted)) for one in wanted)
+    return Agreement(statistics, min(1.0, len(statistics) * min(s.p_value for s in statistics)), alpha)
+
+
+def squares(runs: Float[np.ndarray, "runs entries"]) -> Float[np.ndarray, "runs entries"]:
+    """n / (n - 1) (x - <x>)^2, whose mean over the runs is the unbiased variance."""
+    return (runs - runs.mean(0)) ** 2 * (len(runs) / (len(runs) - 1))
+
+
+def slope_weights(counts: Mapping[int, int]) -> dict[int, float]:
+    """Weights w_N of the means of ensembles that give the coefficient of 1/N.
+
+    sum w_N = 0, sum w_N / N = 1 and, with three widths or more, sum w_N / N^2 = 0, with the least variance.
+
+    Example:
+        >>> {N: round(w, 6) for N, w in slope_weights({100: 8, 200: 8}).items()}
+        {100: 200.0, 200: -200.0}
+    """
+    widths = np.array(list(counts), dtype=float)
+    precision = widths * np.array(list(counts.values()))
+    A = np.stack([widths**-k for k in range(min(len(widths), 3))])
+    scale = np.abs(A).max(1)
+    goal = np.eye(len(A))[1] / scale
+    A = A / scale[:, None]
+    w = precision * (A.T @ np.linalg.solve((A * precision) @ A.T, goal))
+    return dict(zip(counts, (float(x) for x in w), strict=True))

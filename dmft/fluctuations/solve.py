@@ -1,0 +1,210 @@
+"""The entry to the theory of finite width: `fluctuations`."""
+
+from __future__ import annotations
+
+import os
+import time
+from collections.abc import Callable, Iterable
+from concurrent.futures import ThreadPoolExecutor
+from typing import Any
+
+import jax
+import numpy as np
+from jaxtyping import Float, Int
+from tqdm import tqdm
+
+from dmft.fluctuations.functional import jumps
+from dmft.fluctuations.response import Replica, Response, Setting, replicas, respond
+from dmft.physics import LEAST_GAMMA0, Form
+from widthwise import MLP, Estimate, Fluctuations, Problem, Result, Status, Task, Trajectory, check
+from widthwise.precision import float64
+from widthwise.result import provenance
+from widthwise.trajectory import chosen_steps
+
+
+def fluctuations(
+    problem: Problem,
+    *,
+    num_paths: int | None = None,
+    num_replicas: int = 4,
+    tol: float | None = None,
+    bias: bool | None = None,
+    num_directions: int = 24,
+    num_draws: int | None = None,
+    seed: int = 0,
+    save_kernels: Iterable[int] | None = None,
+    progress: bool = True,
+) -> Fluctuations:
+    """Variance over seeds and bias of networks of width N, times N, to leading order in 1/N; from the limit alone.
+
+        N Cov(x, y) = sum_l < T'_l[x] T'_l[y] >        N (<x_N> - x) = 1/2 sum_l < T''_l[x](s, s) >
+
+    x any output f_m(t) or kernel entry, T the march as a functional of the laws of its neurons
+    (`dmft.fluctuations.functional`). It holds at every depth, gamma0 and way of training that is a sequence of steps; all
+    outputs and times come together.
+
+    Args:
+        problem: an MLP on a Task, `kind="mean_field"` or "mup"; without biases, temperature and gradient flow. Outputs are
+            centred, or not, as its parameterization says.
+        num_paths: paths of a replica; by default 4096 with one hidden layer, 1024 with more. The variance is good to about
+            3 / sqrt(paths times replicas).
+        num_replicas: independent replicas, whose spread is the error bar; two or more.
+        tol: as in `March`; by default 1e-3, where phi' jumps 1e-2.
+        bias: whether to compute the bias too, which takes second derivatives; by default wherever it can be. Where phi' jumps
+            (ReLU) it can with one hidden layer, and not that of G: <phi'^2> has no second derivative path by path.
+        num_directions: gradients that span most of the variance; each takes a backward pass.
+        num_draws: random directions for the rest, which the variance hardly needs, and the bias does; by default 128 with one
+            hidden layer, else 32 (8 without bias).
+        seed: of the paths.
+        save_kernels: steps whose kernels are looked at; by default the first and the last.
+        progress: show a bar (in a terminal).
+
+    Raises:
+        ValueError: a setting out of range, or a problem that it does not know.
+
+    Example:
+        >>> from widthwise import GradientDescent, Parameterization, tasks
+        >>> problem = Problem(MLP(1, "linear"), Parameterization(), tasks.sphere(2, input_dim=8), GradientDescent(0.5, 5))
+        >>> theory = fluctuations(problem, num_paths=256, progress=False)
+        >>> bool((theory.variance.mean.f[1:] > 0).all()), theory.variance.trajectory.n
+        (True, 4)
+    """
+    check.instance("problem", problem, Problem)
+    _check_applies(problem)
+    L, act = problem.architecture.depth, problem.architecture.activation
+    kinked = jumps(act)
+    bias = (L == 1 or not kinked) if bias is None else check.flag("bias", bias)
+    if bias and kinked and L > 1:
+        raise ValueError(
+            f"the bias of {L} hidden layers needs a second derivative of <phi'^2>, and phi' of {act.name} jumps: pass "
+            "bias=False, or a smooth activation."
+        )
+    num_paths = (4096 if L == 1 else 1024) if num_paths is None else num_paths
+    if check.count("num_paths", num_paths, least=16) % 4:
+        raise ValueError(f"num_paths must be a multiple of 4, got {num_paths}.")
+    check.count("num_replicas", num_replicas, "Their spread is the error bar.", least=2)
+    check.count("num_directions", num_directions)
+    draws = ((128 if L == 1 else 32) if bias else 8) if num_draws is None else check.count("num_draws", num_draws, least=0)
+    steps = chosen_steps(problem.training.num_steps, save_kernels)
+    shown = problem.task.num_train if problem.training.online else 0
+    setting = Setting(Form.of(problem), problem.parameterization.centered, len(steps), shown, num_directions, draws, bias)
+    began = time.perf_counter()
+    with float64():
+        tol = (1e-2 if kinked else 1e-3) if tol is None else check.positive("tol", tol)
+        keys = [(seed, r) for r in range(num_replicas)]
+        given, ranks = replicas(problem, setting, steps, num_paths, tol, keys)
+    responses = [*_in_turn(setting, given, seed, progress)]
+    stats = {
+        "paths": num_paths,
+        "replicas": num_replicas,
+        "directions": num_directions,
+        "draws": draws,
+        "rank Phi": ranks[0],
+        "rank G": ranks[1],
+        "seconds": time.perf_counter() - began,
+    }
+    method = f"dmft.fluctuations(num_paths={num_paths}, num_replicas={num_replicas}, tol={tol:g})"
+    return _assembled(problem, responses, steps, stats, provenance(problem, method, seed))
+
+
+def _in_turn(setting: Setting, given: list[Replica], seed: int, progress: bool) -> Iterable[Response]:
+    """The replicas' responses, as many at a time as there are cores."""
+
+    def one(r: int) -> Response:
+        with float64():  # of this thread
+            return respond(setting, given[r], jax.random.key(np.random.default_rng([seed, r, 7]).integers(2**31)))
+
+    first = one(0)  # compiles
+    workers = min(len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1, len(given))
+    with (
+        ThreadPoolExecutor(workers if jax.default_backend() == "cpu" else 1) as pool,
+        tqdm(
+            total=len(given), desc="dmft.fluctuations", unit="replica", disable=None if progress else True, leave=False
+        ) as bar,
+    ):
+        for response in (first, *pool.map(one, range(1, len(given)))):
+            bar.update()
+            yield response
+
+
+def _assembled(
+    problem: Problem,
+    responses: list[Response],
+    steps: Int[np.ndarray, "kept"],
+    stats: dict[str, Any],
+    known: dict[str, Any],
+) -> Fluctuations:
+    """The three Results."""
+    limit, rows, bias = (_stacked([getattr(r, part) for r in responses]) for part in ("limit", "rows", "bias"))
+    if jumps(problem.architecture.activation):
+        bias["G"] = None
+    variance = {name: (x**2).sum(1) for name, x in rows.items()}
+    losses = _losses(problem, limit["f"], rows["f"], bias["f"])
+    parts = ("limit", "N times the variance over seeds", "N times the bias")
+    first = problem.task.num_train if problem.training.online else 0
+
+    def shown(x: dict[str, Any]) -> dict[str, Any]:
+        f = x["f"][..., first:, :]
+        return {"f": f[..., 0] if problem.task.y.ndim == 1 else f, "Phi": x["Phi"], "G": x["G"]}
+
+    def result(name: str, x: dict[str, Any], losses: dict[str, np.ndarray]) -> Result:
+        runs = Trajectory.of(np.arange(problem.training.num_steps + 1), steps, shown(x) | losses)
+        return Result(problem, Estimate.of(runs), Status(True, f"{name}, {len(responses)} replicas"), stats, known)
+
+    results = [result(*part) for part in zip(parts, (limit, variance, bias), losses, strict=True)]
+    return Fluctuations(results[0], results[1], results[2] if bias["f"].any() else None, shown(rows))
+
+
+def _stacked(parts: list) -> dict[str, Any]:
+    return {name: np.stack([np.asarray(getattr(part, name)) for part in parts]) for name in ("f", "Phi", "G")}
+
+
+def _losses(
+    problem: Problem,
+    f: Float[np.ndarray, "replicas states points outputs"],
+    rows: Float[np.ndarray, "replicas n states points outputs"],
+    bias: Float[np.ndarray, "replicas states points outputs"],
+) -> list[dict[str, np.ndarray]]:
+    """Losses of the limit; what variance and bias add, times N: 1/2 tr l'' N Var f and l' N bias f, means over samples."""
+    task, training, P = problem.task, problem.training, problem.task.num_train
+    y = task.y.reshape(P, -1)
+    index = training.batches_of(P, y.shape[1]).index if training.online else np.tile(np.arange(P), (f.shape[1], 1))
+    sets = {"loss": (index, y[index])}
+    if task.y_test is not None:
+        test = np.tile(np.arange(P, f.shape[2]), (f.shape[1], 1))
+        sets["test_loss"] = (test, np.broadcast_to(task.y_test.reshape(1, test.shape[1], -1), (*test.shape, y.shape[1])))
+    parts: list[dict[str, np.ndarray]] = [{}, {}, {}]
+
+    def at_every_step(of: Callable[..., Any], at: np.ndarray, targets: np.ndarray) -> np.ndarray:
+        return np.array([[of(*now) for now in zip(*run, strict=True)] for run in zip(at, targets, strict=True)])
+
+    for name, (points, targets) in sets.items():
+        t, n = np.arange(len(points))[:, None], points.shape[1]
+        at, part = f[:, t, points], rows[:, :, t, points]
+        targets = np.broadcast_to(targets, at.shape)
+        parts[0][name] = at_every_step(training.loss_of, at, targets)
+        parts[1][name] = np.einsum("rntmc,rtmcd,rntmd->rt", part, training.hessian_of(at, targets), part) / (2 * n)
+        parts[2][name] = -np.einsum("rtmc,rtmc->rt", at_every_step(training.Delta, at, targets), bias[:, t, points])
+    return parts
+
+
+def _check_applies(problem: Problem) -> None:
+    """ValueError if the theory does not know the problem."""
+    architecture, training = problem.architecture, problem.training
+    if not (isinstance(architecture, MLP) and isinstance(problem.task, Task) and training.optimizer is None):
+        raise ValueError("dmft.fluctuations knows an MLP on a Task under gradient descent: train others with finite.train.")
+    if problem.parameterization.limit != "feature_learning" or problem.parameterization.base_width is not None:
+        raise ValueError(
+            "dmft.fluctuations expands around the feature-learning limit: use kind='mean_field' (small gamma0 is lazy)."
+        )
+    if problem.parameterization.gamma0 < LEAST_GAMMA0:
+        raise ValueError(f"gamma0 must be at least {LEAST_GAMMA0:g}.")
+    for name, there in (
+        ("MLP(bias=)", architecture.bias),
+        ("temperature", training.temperature),
+        ("flow=True", training.flow),
+    ):
+        if there:
+            raise ValueError(
+                f"dmft.fluctuations does not know {name}: leave it out. (Batches, streams, momentum, decay it does.)"
+            )
