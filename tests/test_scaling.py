@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 import pytest
 import sympy
-from hypothesis import given, settings
+from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 from scipy.integrate import solve_ivp
 
@@ -107,8 +107,8 @@ def test_random_features_and_simulations() -> None:
             scaling.random_features(spectrum, n, k / 2, ridge=ridge, noise=noise),
         )
         assert not any(all(agree(other, draws, name, 0.02) for name in NAMES) for other in wrong)
-    for name in ("same_data", "same_features"):  # the covariances are told apart
-        assert not agree(theory, draws, "test", 0.02) or not close(getattr(theory, name), theory.test, 0.05)
+    for name in ("same_data", "same_features", "bias"):  # what models share is told apart
+        assert abs(getattr(theory, name) - draws.mean("test")) > 10 * draws.sem("test")
 
 
 def test_without_a_ridge() -> None:
@@ -323,8 +323,8 @@ def test_reference_numbers() -> None:
     errors = scaling.train(SMALL, GradientDescent(0.4, 40), 40, 60, noise=0.3)
     assert close(errors.test[[5, 10, 39]], [0.6063, 0.4831, 0.3775], 0, 6e-5)
     assert close(errors.train[[5, 10, 39]], [0.5728, 0.4235, 0.2467], 0, 6e-5)
-    million = Spectrum.power_law(1.75, 1.25, 2000)
-    by_members = [scaling.flow(million, [300.0], 256 / E).ensemble(E)[0] for E in (4, 2, 1)]
+    spectrum = Spectrum.power_law(1.75, 1.25, 2000)
+    by_members = [scaling.flow(spectrum, [300.0], 256 / E).ensemble(E)[0] for E in (4, 2, 1)]
     assert close(by_members, [0.1331, 0.0942, 0.0752], 0, 6e-5)
 
 
@@ -411,8 +411,7 @@ def test_exponents(a: float, b: float) -> None:
     def slope(x: np.ndarray, y: np.ndarray) -> float:
         return -float(np.polyfit(np.log(x), np.log(y), 1)[0])
 
-    if a - 1 > 0.8 * b:
-        return  # slow near the crossover
+    assume(a - 1 < 0.8 * b)  # slow near the crossover
     t, sizes = np.geomspace(1e4, 1e5, 5), np.geomspace(1e3, 1e4, 5)
     assert abs(slope(t, scaling.flow(spectrum, t).test) - (a - 1) / b) < 0.03
     assert abs(slope(sizes, scaling.random_features(spectrum, 1e9, sizes).test) - (a - 1)) < 0.03
