@@ -5,6 +5,7 @@ from __future__ import annotations
 from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
+from finite import linear_models
 from finite.train import train
 
 if TYPE_CHECKING:
@@ -12,7 +13,7 @@ if TYPE_CHECKING:
     from finite.fit import partial_result
     from finite.sweeps import Sweep, sweep
 
-__all__ = ["CoordinateCheck", "Sweep", "coordinate_check", "partial_result", "sweep", "train"]
+__all__ = ["CoordinateCheck", "Sweep", "coordinate_check", "linear_models", "partial_result", "sweep", "train"]
 
 _LATER = {
     "CoordinateCheck": "coordinates",

@@ -54,6 +54,15 @@ def test_script_of_spectra(capsys: pytest.CaptureFixture[str]) -> None:
     assert "the mean kernel's output" in shown
 
 
+def test_script_of_scaling(capsys: pytest.CaptureFixture[str]) -> None:
+    for script in scripts(DOCS / "scaling.md"):
+        exec(script, {})
+    shown = capsys.readouterr().out
+    assert "test MSE" in shown
+    assert "exponent to be: 0.33" in shown
+    assert "lazy and rich: [0.50" in shown
+
+
 def test_scripts_of_testing(capsys: pytest.CaptureFixture[str]) -> None:
     """What the page has a user paste into pytest, called as pytest would."""
     names: dict[str, Any] = {}
