@@ -18,9 +18,8 @@ from scipy.stats import wasserstein_distance
 
 import compare
 import dmft
-import finite
 from compare.distributions import Distance
-from paper_figures.cache import cached
+from paper_figures import runs
 from paper_figures.claim import Claim
 from paper_figures.figure import THEORY, width_colors
 from widthwise import MLP, GradientDescent, Parameterization, Problem, Result, tasks
@@ -52,13 +51,8 @@ def compute(quick: bool = False) -> Data:
     """Solve the limit and train the ensembles, or load them."""
     p = problem(quick)
     method = dmft.March(num_paths=1024 if quick else 4096)
-    theory = cached(p, f"dmft {method} h", lambda: dmft.solve(p, method, save=["h"]))
-    nets = {}
-    for N in WIDTHS:
-        num_seeds = (2**14 if quick else 2**16) // N
-        nets[N] = cached(
-            p, f"finite {N} {num_seeds} h", lambda N=N, n=num_seeds: finite.train(p, width=N, num_seeds=n, save=["h"])
-        )  # type: ignore[misc]
+    theory = runs.limit(p, method, save=["h"])
+    nets = runs.networks(p, {N: (2**14 if quick else 2**16) // N for N in WIDTHS}, save=["h"])
     together = {
         layer: {N: compare.preactivations(net, theory, layer, num_resamples=100)[-1] for N, net in nets.items()}
         for layer in LAYERS
