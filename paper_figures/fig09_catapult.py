@@ -7,6 +7,7 @@ every width; the width enters through their start alone, f(0) ~ N(0, 1 / (gamma0
 
 (solvable model). Where eta K > 2 the loss rises first, K falls, and then the loss falls: the catapult. Below: tanh networks of
 one hidden layer on eight and sixteen digits, full batch and in shared batches of four, over the limit solved by dmft.
+Lines are medians over networks, bands their middle half.
 """
 
 from __future__ import annotations
@@ -90,9 +91,9 @@ def table(data: Data) -> str:
         lines.append(f"  N = {N:5d}  {_off(net):.1e}   highest loss {height:.3f} +- {error:.3f}")
     lines.append(f"  limit      highest loss {_limit_loss().max():.3f}")
     for name, (theory, nets) in (("full batch", data.full), ("batches", data.batches)):
-        lines.append(f"tanh, {name}: highest loss after the start, at step; correlation of log loss with the limit")
+        lines.append(f"tanh, {name}: highest median loss after the start, at step; correlation of log loss with the limit")
         for label, result in [*((f"N = {N}", net) for N, net in nets.items()), ("limit", theory)]:
-            loss = result.mean.loss
+            loss = median(result)
             peak = 1 + int(np.argmax(loss[1:]))
             lines.append(f"  {label:9s} {loss[peak]:.3f} at {peak}   {correlation(result, theory):.4f}")
     return "\n".join(lines)
@@ -111,7 +112,7 @@ def claims(data: Data) -> list[Claim]:
     out.append(Claim("the loss of the limit rises above its start", bool(_limit_loss().max() > 1.5 * _limit_loss()[0])))
     for name, (theory, nets) in (("full batch", data.full), ("batches", data.batches)):
         net = nets[max(nets)]
-        peaks = [1 + int(np.argmax(x.mean.loss[1:8])) for x in (net, theory)]
+        peaks = [1 + int(np.argmax(median(x)[1:8])) for x in (net, theory)]
         out.append(
             Claim(f"{name}: first peak of N = {max(nets)} at step {peaks[0]}, of the limit at {peaks[1]}", peaks[0] == peaks[1])
         )
@@ -122,12 +123,17 @@ def claims(data: Data) -> list[Claim]:
 
 
 def correlation(a: Result, b: Result, shift: int = 0) -> float:
-    """Of log loss less its trend, over steps."""
-    x, y = (np.log(np.asarray(r.mean.loss, dtype=np.float64)) for r in (a, b))
+    """Of log loss (median over networks, or replicas) less its trend, over steps."""
+    x, y = (np.log(median(r)) for r in (a, b))
     x, y = x[shift:], y[: len(y) - shift]
     t = np.arange(len(x))
     x, y = (z - np.polyval(np.polyfit(t, z, 1), t) for z in (x, y))
     return float(np.corrcoef(x, y)[0, 1])
+
+
+def median(result: Result) -> Float[np.ndarray, "states"]:
+    """Median loss over networks: at large learning rates the mean is that of a few that nearly diverge."""
+    return np.median(np.asarray(result.samples.loss, dtype=np.float64), axis=0)
 
 
 def plot(data: Data) -> Figure:
@@ -150,7 +156,7 @@ def plot(data: Data) -> Figure:
     ):
         for N, color in width_colors(nets).items():
             _band(axis, nets[N], color, f"N = {N}")
-        axis.plot(theory.mean.steps, theory.mean.loss, color=THEORY, lw=1.2, label="limit (dmft)")
+        axis.plot(theory.mean.steps, median(theory), color=THEORY, lw=1.2, label="limit (dmft)")
         axis.set(yscale="log", xlabel="step", ylabel="train loss", title=title)
     for axis in (a, b, c, d):
         axis.legend()
@@ -158,10 +164,10 @@ def plot(data: Data) -> Figure:
 
 
 def _band(axes: Axes, net: Result, color: object, label: str) -> None:
-    """Mean loss over networks, with two standard errors."""
-    mean, sem = net.mean.loss, net.sem.loss
-    axes.fill_between(net.mean.steps, mean - 2 * sem, mean + 2 * sem, color=color, alpha=0.25, lw=0)
-    axes.plot(net.mean.steps, mean, color=color, label=label)
+    """Median loss over networks, and the middle half of them."""
+    low, high = np.quantile(np.asarray(net.samples.loss), [0.25, 0.75], axis=0)
+    axes.fill_between(net.mean.steps, low, high, color=color, alpha=0.25, lw=0)
+    axes.plot(net.mean.steps, median(net), color=color, label=label)
 
 
 def _limit_loss() -> Float[np.ndarray, "states"]:
