@@ -14,8 +14,9 @@ from matplotlib.figure import Figure as Canvas
 
 import compare
 import finite
-from paper_figures import cache, figure
+from paper_figures import cache, figure, runs
 from paper_figures import fig01_width_consistency as fig01
+from paper_figures import fig09_catapult as fig09
 from paper_figures.__main__ import main
 from paper_figures.cache import cached
 from widthwise import MLP, GradientDescent, Parameterization, Problem, Result, tasks
@@ -130,6 +131,49 @@ def headline_numbers(theory: Result, nets: dict[int, Result]) -> None:
     assert abs(scaling.variance_fit.exponent + 1) < 3 * scaling.variance_fit.error + 0.1  # + the next order at width 64
     assert compare.agrees(theory, nets)
     assert not compare.agrees(theory, nets[64], alpha=0.05)  # negative twin: width 64 itself is not the limit
+
+
+# --- the other figures -----------------------------------------------------------------------------------------------------
+
+LATER = [name for name in figure.names() if name >= "fig07"]
+
+
+def test_later_figures_are_there() -> None:
+    assert [name[:5] for name in LATER][:6] == [f"fig{n:02d}" for n in range(7, 13)]
+    for name in LATER:
+        module = figure.find(name)
+        assert (module.__doc__ or "").splitlines()[0].endswith(".")
+        assert all(callable(getattr(module, what)) for what in ("compute", "table", "claims", "plot"))
+
+
+def test_catapult_map_is_that_of_every_network(monkeypatch: pytest.MonkeyPatch) -> None:
+    (net,) = runs.networks(fig09.linear_problem(), {64: 8}, save=["NTK"], progress=False).values()
+    f, K = (np.asarray(x, dtype=np.float64) for x in (net.samples.f[:, 0, 0], net.samples["NTK"][:, 0, 0, 0]))
+    steps = net.problem.training.num_steps
+    seen = np.asarray(net.samples.f[..., 0])
+    assert np.abs(fig09.catapult_map(f, K, steps) - seen).max() < 1e-4  # float32, a dozen steps
+    assert np.abs(fig09.catapult_map(f, 1.01 * K, steps) - seen).max() > 1e-2  # negative twin: K off by 1 %
+    monkeypatch.setattr(fig09, "GAMMA0", 1.2 * fig09.GAMMA0)
+    assert np.abs(fig09.catapult_map(f, K, steps) - seen).max() > 1e-2  # gamma0 off by 20 %
+
+
+def test_runs_are_kept_by_their_settings(monkeypatch: pytest.MonkeyPatch) -> None:
+    first = runs.networks(PROBLEM, {4: 2, 8: 2}, save_kernels=range(2), progress=False)
+    assert [*first] == [4, 8]
+    monkeypatch.setattr("finite.train", stop)
+    again = runs.networks(PROBLEM, {4: 2}, save_kernels=[0, 1], progress=False)
+    assert np.array_equal(first[4].samples.f, again[4].samples.f)
+    for num_seeds, kept in (({4: 3}, [0, 1]), ({4: 2}, [0, 2])):  # negative twins: other seeds, other settings
+        with pytest.raises(AssertionError, match="must not be computed"):
+            runs.networks(PROBLEM, num_seeds, save_kernels=kept, progress=False)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", LATER)
+def test_later_figures_show_what_they_claim(name: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main([name, "--quick", "--folder", str(tmp_path)]) == 0
+    assert "FAILS" not in capsys.readouterr().out
+    assert {path.suffix for path in tmp_path.iterdir() if path.is_file()} == {".png", ".pdf"}
 
 
 # --- the cache -------------------------------------------------------------------------------------------------------------
