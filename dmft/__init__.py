@@ -1,6 +1,6 @@
 """The theory: infinite-width training dynamics."""
 
-from dmft import spectra
+from dmft import scaling, spectra
 from dmft.deep_linear import DeepLinear
 from dmft.fluctuations import fluctuations
 from dmft.lazy import Lazy
@@ -9,4 +9,4 @@ from dmft.method import Method
 from dmft.solve import solve
 from dmft.two_layer import TwoLayer
 
-__all__ = ["DeepLinear", "Lazy", "March", "Method", "TwoLayer", "fluctuations", "solve", "spectra"]
+__all__ = ["DeepLinear", "Lazy", "March", "Method", "TwoLayer", "fluctuations", "scaling", "solve", "spectra"]
