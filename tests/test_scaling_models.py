@@ -11,6 +11,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from dmft import scaling
+from dmft.scaling.learning_rates import train_weights
+from finite.branching import sample_branching
 from widthwise import Parameterization, Spectrum
 
 # --- spectral moments ------------------------------------------------------------------------------------------------------
@@ -140,7 +142,7 @@ def test_moments_say_what_is_wrong() -> None:
 # --- between lazy and rich -------------------------------------------------------------------------------------------------
 
 
-def relu_network(scales: Any, draws: Any, x: Any, y: Any, steps: int, eta: float) -> tuple[Any, Any]:
+def relu_network(scales: Any, draws: Any, x: Any, y: Any, steps: int, eta: float, centered: bool = False) -> tuple[Any, Any]:
     """Three layers of relu by hand: fields of the second hidden layer and outputs before each step, on a squared error."""
     (a1, b1, c1), (a2, b2, c2), (a3, b3, c3) = scales
     W1, W2, w3 = b1 * draws[0], b2 * draws[1], b3 * draws[2]
@@ -153,7 +155,7 @@ def relu_network(scales: Any, draws: Any, x: Any, y: Any, steps: int, eta: float
         f = a3 * w3 @ z2
         fields.append(h2)
         outputs.append(f)
-        error = (f - y) / len(y)
+        error = (f - y - centered * outputs[0]) / len(y)
         g2 = a3 * w3[:, None] * error * np.sqrt(2) * (h2 > 0)
         g1 = a2 * W2.T @ g2 * np.sqrt(2) * (h1 > 0)
         w3 = w3 - eta * c3 * a3 * z2 @ error
@@ -247,3 +249,174 @@ def test_family_is_nontrivial_useful_and_stable(richness: float, hidden_layers: 
     assert sizes.stable
     np.testing.assert_allclose(sizes.hidden, richness, atol=1e-12)
     assert sizes.output == pytest.approx(-richness)
+
+
+# --- learning rate and strength --------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("depth", [2, 3, 4])
+def test_phase_portrait_has_the_edges(depth: int) -> None:
+    """Rates on a grid of 16 per decade. Catapults reach beyond the upper edge, by less than 2.2; slopes 2, and 2/L, to 0.15."""
+    gamma, step = np.logspace(-3, 3, 13), 10 ** (1 / 16)
+    eta = np.logspace(-10, 4, 14 * 16 + 1)
+    portrait = scaling.phase_portrait(gamma, eta, depth, steps=1000)
+    low, high = portrait.edges(0.01)
+    assert np.isfinite(low).all()
+    ratio = high / scaling.largest_rate(gamma, depth)
+    assert ((ratio > 0.8) & (ratio < 2.2)).all(), ratio  # near the edge 1000 steps of |1 - eta curvature|^1000 do not always do
+    ratio = low * 1000 / scaling.time_to_learn(gamma, depth, left=0.1)
+    assert ((ratio > 0.99) & (ratio < 1.35 * step)).all(), ratio  # where high / low ~ 100, steps are not quite a flow
+    for part, slope in ((slice(0, 4), 2.0), (slice(-5, None), 2 / depth)):
+        assert np.polyfit(np.log(gamma[part]), np.log(high[part]), 1)[0] == pytest.approx(slope, abs=0.15)
+    assert "stable to" in str(portrait)
+    unstable = 3 * scaling.largest_rate(gamma[:4], depth)  # twin
+    assert not np.isfinite(np.diag(scaling.phase_portrait(gamma[:4], unstable, depth).loss)).any()
+
+
+@given(st.floats(-3, 3), st.integers(2, 6), st.floats(0.1, 10))
+@settings(max_examples=40, deadline=None)
+def test_largest_rate_is_where_the_solution_turns_unstable(log_gamma: float, depth: int, target: float) -> None:
+    gamma = 10**log_gamma
+    edge = scaling.largest_rate(gamma, depth, target)[0]
+    w = (1 + gamma * target) ** (1 / depth)
+    start = w * (1 + 1e-7)
+    for factor, grows in ((0.9, False), (1.1, True)):
+        f = train_weights(start, gamma, factor * edge, depth, target, 20)
+        before = ((start**depth - 1) / gamma - target) / target
+        assert (abs(f / target - 1) > 2 * abs(before)) == grows
+
+
+@pytest.mark.parametrize("depth", [2, 3, 5])
+def test_limits_of_the_edges(depth: int) -> None:
+    y = 2.0
+    small, large = 1e-6, 1e9
+    assert scaling.largest_rate(small, depth, y)[0] == pytest.approx(2 * small**2 / depth, rel=1e-4)
+    expected = 2 / depth * y ** (-2 + 2 / depth) * large ** (2 / depth)
+    assert scaling.largest_rate(large, depth, y)[0] == pytest.approx(expected, rel=1e-4)
+    assert scaling.time_to_learn(small, depth, y, left=0.2)[0] == pytest.approx(small**2 * np.log(5) / depth, rel=1e-4)
+    t = scaling.time_to_learn(large, depth, y, left=0.2)[0]
+    if depth > 2:
+        assert t == pytest.approx(large / ((depth - 2) * y), rel=0.02)
+    # by brute force: the flow as a small step
+    gamma, left = 3.0, 0.2
+    t = scaling.time_to_learn(gamma, depth, y, left=left)[0]
+    f = train_weights(1.0, gamma, t / 20_000, depth, y, 20_000)
+    assert 1 - f / y == pytest.approx(left, rel=1e-3)
+
+
+def test_edges_of_a_relu_network() -> None:
+    """Three layers, N = 64, full batch: largest eta with loss below 0.2 Var y after 200 steps ~ gamma^2, then gamma^{2/3}."""
+    N, D, B, per_decade = 64, 10, 32, 5
+    rng = np.random.default_rng(0)
+    x = rng.normal(size=(D, B))
+    y = x[0] / 2**0.5 + x[1] * x[2] / 2**0.5
+    draws = rng.normal(size=(N, D)), rng.normal(size=(N, N)), rng.normal(size=N)
+    slopes = []
+    for gammas in ([0.003, 0.03], [30.0, 300.0]):
+        edges = []
+        for gamma in gammas:
+            scales = layer_scales(Parameterization(gamma0=gamma), N, D)
+            guess = min(1.0, gamma ** (2 / 3 - 2)) * 10  # eta0, in units of gamma^2
+            good = []
+            for k in range(-2 * per_decade, per_decade + 1):
+                eta0 = guess * 10 ** (k / per_decade)
+                with np.errstate(all="ignore"):
+                    f = relu_network(scales, draws, x, y, 201, eta0, centered=True)[1]
+                if np.mean((f[-1] - f[0] - y) ** 2) < 0.2 * np.var(y):
+                    good.append(eta0 * gamma**2)
+            edges.append(max(good))
+        slopes.append(np.log(edges[1] / edges[0]) / np.log(gammas[1] / gammas[0]))
+    np.testing.assert_allclose(slopes, [2, 2 / 3], atol=0.2)
+
+
+def test_learning_rates_say_what_is_wrong() -> None:
+    with pytest.raises(ValueError, match="above zero and rising"):
+        scaling.phase_portrait([1.0], [1.0, 0.5], 2)
+    with pytest.raises(ValueError, match="lazy limit"):
+        scaling.largest_rate([0.0], 2)
+    with pytest.raises(ValueError, match="at least 2"):
+        scaling.largest_rate([1.0], 1)
+    with pytest.raises(ValueError, match="between 0 and 1"):
+        scaling.time_to_learn([1.0], 2, left=1.0)
+
+
+# --- Bayesian branches -----------------------------------------------------------------------------------------------------
+
+
+def branches(seed: int = 0, P: int = 60, D: int = 80) -> tuple[Any, Any]:
+    """Two branches of independent features and a target that is mostly of the first."""
+    rng = np.random.default_rng(seed)
+    X = rng.normal(size=(2, P, D))
+    t = rng.normal(size=(2, D))
+    return X, (1.3 * X[0] @ t[0] + 0.5 * X[1] @ t[1]) / (2 * D) ** 0.5 + 0.3 * rng.normal(size=P)
+
+
+def test_branches_find_their_scales() -> None:
+    """Saddle against Gibbs sampling to 5% and 3 SE (SE from ten blocks). Twin: the Gaussian process of infinite width."""
+    X, y = branches()
+    K = scaling.branch_kernels(X)
+    for N, samples in ((16, 1000), (64, 300)):
+        theory = scaling.branching_posterior(K, y, N)
+        drawn = sample_branching(X, y, N, samples=samples, burn_in=100)
+        error = drawn.scales.reshape(10, -1, 2).mean(1).std(0, ddof=1) / 10**0.5
+        assert (error < 0.02).all()
+        assert (np.abs(drawn.scales.mean(0) - theory.scales) < 0.05 * theory.scales + 3 * error).all()
+        wide = np.ones(2)
+        assert (np.abs(drawn.scales.mean(0) - wide) > 0.05 * wide + 3 * error).any() or N > 16
+        spread = drawn.outputs.std(0) / (samples / 20) ** 0.5  # sweeps are correlated over a few
+        assert (np.abs(drawn.outputs.mean(0) - theory.mean(K)) < 4 * spread + 0.02).all()
+
+
+def test_branches_on_a_grid() -> None:
+    """The saddle is the maximum of the density of log u, seen by brute force."""
+    X, y = branches(1, 20, 30)
+    K = scaling.branch_kernels(X)
+    N = 8
+    theory = scaling.branching_posterior(K, y, N, variance=1.5, noise=0.2)
+    grid = np.linspace(-0.05, 0.05, 21)
+
+    def action(u: Any) -> float:
+        C = np.einsum("l,lij->ij", u, K) + 0.2 * np.eye(20)
+        return float(N * (u / 1.5 - np.log(u)).sum() + np.linalg.slogdet(C)[1] + y @ np.linalg.solve(C, y))
+
+    values = [[action(theory.scales * np.exp([a, b])) for b in grid] for a in grid]
+    assert np.unravel_index(np.argmin(values), (21, 21)) == (10, 10)
+    inverse = np.linalg.inv(theory.kernel + theory.noise * np.eye(20))
+    for u, k in zip(theory.scales, K, strict=True):  # the equations as they are printed
+        right = np.trace(inverse @ (u * k)) - y @ inverse @ (u * k) @ inverse @ y
+        assert N * (1 - u / 1.5) == pytest.approx(right, abs=1e-6)
+
+
+def test_width_limits_of_branches() -> None:
+    X, y = branches()
+    K = scaling.branch_kernels(X)
+    wide = scaling.branching_posterior(K, y, 10**7, variance=0.7)
+    np.testing.assert_allclose(wide.scales, 0.7, rtol=1e-4)
+    rng = np.random.default_rng(5)
+    new = rng.normal(size=(2, 7, X.shape[2]))
+    k, own = scaling.branch_kernels(X, new), np.einsum("lmd,lmd->lm", new, new) / (2 * X.shape[2])
+    gp = 0.7 * k.sum(0) @ np.linalg.inv(0.7 * K.sum(0) + 0.1 * np.eye(60))
+    np.testing.assert_allclose(wide.mean(k), gp @ y, rtol=1e-3, atol=1e-4)
+    np.testing.assert_allclose(wide.variance(k, own), 0.7 * own.sum(0) - 0.7 * (gp * k.sum(0)).sum(1), rtol=1e-3)
+    narrow = [scaling.branching_posterior(K, y, 1, variance=s2).scales for s2 in (0.5, 1.0, 2.0)]
+    assert np.ptp(np.log(narrow), axis=0).max() < 0.15  # the data's own, while the prior goes over a factor of four
+    assert narrow[1][0] > 3 * narrow[1][1]
+    with pytest.raises(ValueError, match="symmetric and positive"):
+        scaling.branching_posterior(-K, y, 4)
+    with pytest.raises(ValueError, match="for 60 targets"):
+        scaling.branching_posterior(K[:, :5, :5], y, 4)
+    with pytest.raises(ValueError, match="as features has"):
+        scaling.branch_kernels(X, new[:1])
+    with pytest.raises(ValueError, match=r"got \(2, 60\)|shape"):
+        wide.mean(K[0])
+
+
+@given(st.integers(0, 1000), st.integers(1, 50), st.integers(1, 4), st.floats(0.01, 1.0))
+@settings(max_examples=30, deadline=None)
+def test_branches_are_exchangeable(seed: int, neurons: int, number: int, noise: float) -> None:
+    rng = np.random.default_rng(seed)
+    X, y = rng.normal(size=(number, 10, 12)), rng.normal(size=10)
+    K = scaling.branch_kernels(X)
+    order = rng.permutation(number)
+    u = scaling.branching_posterior(K, y, neurons, noise=noise).scales
+    np.testing.assert_allclose(scaling.branching_posterior(K[order], y, neurons, noise=noise).scales, u[order], rtol=1e-6)
