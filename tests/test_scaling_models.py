@@ -12,8 +12,9 @@ from hypothesis import strategies as st
 
 from dmft import scaling
 from dmft.scaling.learning_rates import train_weights
+from dmft.spectra import learning_curve, ntk, rbf, sphere
 from finite.branching import sample_branching
-from widthwise import Parameterization, Spectrum
+from widthwise import MLP, Parameterization, Spectrum
 
 # --- spectral moments ------------------------------------------------------------------------------------------------------
 
@@ -57,7 +58,7 @@ def test_moments_are_unbiased() -> None:
     """400 samples of 30 inputs and 60 features; the truth is known twice. Twin: plug-in moments are too large by far."""
     order, runs = 5, 400
     truth = rbf_moments(10, 2.0, order)
-    spectrum = scaling_spectrum_rbf()
+    spectrum = rbf(10, {0: 1.0}, length=2.0, max_degree=40)
     np.testing.assert_allclose([(spectrum.multiplicity @ spectrum.lam**n) for n in range(2, order + 1)], truth[1:], rtol=1e-6)
     rng = np.random.default_rng(0)
     samples = [fourier_features(rng, 30, 60, 10, 2.0) for _ in range(runs)]
@@ -66,12 +67,6 @@ def test_moments_are_unbiased() -> None:
         z = (values.mean(0) - truth)[1:] / (values.std(0, ddof=1)[1:] / runs**0.5)
         assert (np.abs(z) < 3.5).all() != biased, z
         assert not biased or (values.mean(0)[1:] > 2 * truth[1:]).all()
-
-
-def scaling_spectrum_rbf() -> Spectrum:
-    from dmft.spectra import rbf
-
-    return rbf(10, {0: 1.0}, length=2.0, max_degree=40)
 
 
 def test_noise_of_measurement_drops_out_between_two_trials() -> None:
@@ -218,12 +213,12 @@ def test_three_forms_are_one_network(richness: float) -> None:
 def test_ends_of_the_family() -> None:
     """r = 0 is the table's "ntk" without its own gamma0, r = 1/2 mean field; "standard" blows up, the more the deeper."""
     for N in (10, 1000):
-        for scale, ntk in zip(
+        for scale, lazy in zip(
             layer_scales(Parameterization.of_richness(0.0, N), N, 7),
             layer_scales(Parameterization(kind="ntk"), N, 7),
             strict=True,
         ):
-            np.testing.assert_allclose(scale, ntk)
+            np.testing.assert_allclose(scale, lazy)
     assert Parameterization.of_richness(0.5, 64) == Parameterization()
     assert scaling.update_sizes("ntk", hidden_layers=3) == scaling.update_sizes(richness=0.0, hidden_layers=3)
     for hidden_layers in (2, 3):
@@ -420,3 +415,167 @@ def test_branches_are_exchangeable(seed: int, neurons: int, number: int, noise: 
     order = rng.permutation(number)
     u = scaling.branching_posterior(K, y, neurons, noise=noise).scales
     np.testing.assert_allclose(scaling.branching_posterior(K[order], y, neurons, noise=noise).scales, u[order], rtol=1e-6)
+
+
+# --- onset of variance -----------------------------------------------------------------------------------------------------
+
+
+def test_noisy_curve_is_that_of_regression() -> None:
+    """300 Gaussian features with noise, 40 data sets of p = 80, 160, 600; to 3 SE and 4%. Twins: no noise, and E_k alone."""
+    M, ridge, rng = 300, 0.01, np.random.default_rng(0)
+    spectrum = Spectrum(np.arange(1.0, M + 1) ** -1.25, np.where(np.arange(M) < 30, 1 / 30, 0.0))
+    w = (spectrum.power / spectrum.lam) ** 0.5
+    for noise, p in ((0.02, 160), (0.2, 80), (0.2, 160), (0.2, 600)):
+        errors = []
+        for _ in range(40):
+            x = rng.normal(size=(p + 300, M)) * spectrum.lam**0.5
+            z = x + rng.normal(size=x.shape) * (noise * spectrum.lam) ** 0.5
+            k = z @ z[:p].T
+            f = k[p:] @ np.linalg.solve(k[:p] + ridge * np.eye(p), x[:p] @ w)
+            errors.append(np.mean((f - x[p:] @ w) ** 2))
+        mean, error = np.mean(errors), np.std(errors, ddof=1) / len(errors) ** 0.5
+        theory = scaling.noisy_curve(spectrum, p, noise, ridge=ridge)[0]
+        assert abs(mean - theory) < 3 * error + 0.04 * theory
+        assert scaling.noisy_curve(spectrum, p, 0.0, ridge=ridge)[0] < 0.5 * mean
+        seen, lost = scaling.noisy_features(spectrum, noise)
+        gamma = learning_curve(seen, p, ridge=ridge, noise=lost**0.5).gamma[0]
+        if gamma > 0.3:
+            assert abs(mean - (1 - gamma) * theory) > 3 * error + 0.04 * theory
+
+
+@given(st.floats(0.001, 1.0), st.floats(1.0, 1e4))
+@settings(max_examples=30, deadline=None)
+def test_noisy_curve_is_equation_five(noise: float, p: float) -> None:
+    spectrum = Spectrum.power_law(2.0, 1.5, 2000, with_rest=True)
+    seen, lost = scaling.noisy_features(spectrum, noise)
+    curve = learning_curve(seen, p, noise=lost**0.5)
+    lam, eta, kappa = spectrum.lam, noise * spectrum.lam, curve.kappa[0]
+    q = 1 / (1 + p * (lam + eta) / kappa)
+    modes = ((1 + eta * p / kappa) * q + p * eta / kappa) * q
+    expected = (spectrum.power @ modes) / (1 - curve.gamma[0]) + spectrum.rest_power / (1 - curve.gamma[0])
+    assert scaling.noisy_curve(spectrum, p, noise)[0] == pytest.approx(expected, rel=1e-6)
+
+
+def test_onset_goes_as_the_root_of_the_width() -> None:
+    """NTK of three layers on the sphere, D = 10: slopes of 0.40 to 0.50 for one degree. Twin: a power-law target is far off."""
+    N = np.logspace(1.5, 4, 6)
+    for degree in (2, 3, 4):
+        spectrum = sphere(ntk(MLP(2, "relu")), 10, {degree: 1.0})
+        p = scaling.onset_of_variance(spectrum, 1 / N)
+        slope = np.polyfit(np.log(N), np.log(p), 1)[0]
+        assert 0.4 < slope < 0.5
+        ratio = [
+            learning_curve(spectrum, x).test[0] / scaling.noisy_curve(spectrum, x, 1 / n)[0] for x, n in zip(p, N, strict=True)
+        ]
+        np.testing.assert_allclose(ratio, 0.5, rtol=1e-6)
+    slow = Spectrum.power_law(2.0, 1.5, 10**6, with_rest=True).binned()  # E ~ p^-1: p_1/2 ~ N
+    p = scaling.onset_of_variance(slow, 1 / N, largest=1e5)
+    assert np.polyfit(np.log(N[:3]), np.log(p[:3]), 1)[0] > 0.8
+    assert np.isnan(scaling.onset_of_variance(slow, 1e-6, largest=10)[0])
+    with pytest.raises(ValueError, match="no onset"):
+        scaling.onset_of_variance(slow, 0.0)
+
+
+# --- critical batch size ---------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("batch", [1, 4])
+def test_sgd_risk_is_that_of_sgd(batch: int) -> None:
+    """400 runs of 20 steps, to 4 SE. Twin: without the fourth moment's 1/B."""
+    spectrum, eta, noise, runs = Spectrum.power_law(2.0, 1.5, 50), 0.3, 0.2, 400
+    rng = np.random.default_rng(batch)
+    d = np.tile((spectrum.power / spectrum.lam) ** 0.5, (runs, 1))
+    losses = [d**2 @ spectrum.lam]
+    for _ in range(20):
+        x = rng.normal(size=(runs, batch, 50)) * spectrum.lam**0.5
+        error = np.einsum("rbk,rk->rb", x, d) + noise * rng.normal(size=(runs, batch))
+        d = d - eta * np.einsum("rbk,rb->rk", x, error) / batch
+        losses.append(d**2 @ spectrum.lam)
+    theory = scaling.sgd_risk(spectrum, eta, batch, 20, noise=noise)[0]
+    z = (np.mean(losses, 1) - theory)[1:] / (np.std(losses, 1, ddof=1)[1:] / runs**0.5)
+    assert (np.abs(z) < 4).all(), z
+    wrong = scaling.sgd_risk(spectrum, eta, 64, 20, noise=noise)[0]
+    assert (np.abs(np.mean(losses, 1) - wrong)[1:] / (np.std(losses, 1, ddof=1)[1:] / runs**0.5) > 4).any()
+
+
+def test_steps_to_target_of_least_squares() -> None:
+    """More samples per step never cost steps, T B never falls; the batch that a risk allows grows with the data."""
+    spectrum = Spectrum.power_law(2.0, 1.5, 200)
+    B, eta = 2 ** np.arange(11), np.logspace(-3, 0.5, 50)
+    critical = []
+    for target in (0.3, 0.1, 0.05):
+        T = scaling.steps_to_target(spectrum, B, target, eta, noise=0.5)
+        assert (np.diff(T) <= 0).all()
+        assert (np.diff(np.log(T * B)) > -0.1).all()  # whole steps, and a grid of rates
+        critical.append(scaling.critical_batch(B, T))
+    assert critical[0] < critical[1] < critical[2]
+    binned, allowed = Spectrum.power_law(3.0, 1.5, 1000).binned(), []
+    for samples in (256, 1024, 4096):
+        sizes = 2 ** np.arange(8)
+        risk = [scaling.sgd_risk(binned, np.logspace(-3, 0.3, 24), b, samples // b, noise=0.5)[:, -1].min() for b in sizes]
+        allowed.append(sizes[np.array(risk) < 1.2 * min(risk)].max())
+    assert allowed[0] < allowed[1] < allowed[2]
+    assert np.isnan(scaling.steps_to_target(spectrum, [1], 1e-3, [0.1], most=5)[0])
+    assert scaling.critical_batch([1.0, 2.0], [8.0, 4.0]) == np.inf
+    with pytest.raises(ValueError, match="batches must rise"):
+        scaling.critical_batch([2.0, 1.0], [1.0, 1.0])
+    with pytest.raises(ValueError, match="eta must be above zero"):
+        scaling.sgd_risk(spectrum, 0.0, 1, 1)
+    with pytest.raises(ValueError, match="at least 1"):
+        scaling.sgd_risk(spectrum, 0.1, 0, 1)
+
+
+@given(st.integers(1, 64), st.floats(0.01, 0.3), st.integers(1, 30))
+@settings(max_examples=30, deadline=None)
+def test_sgd_risk_knows_multiplicities(batch: int, eta: float, steps: int) -> None:
+    merged = Spectrum([1.0, 0.3], [0.5, 0.2], [2, 3])
+    apart = Spectrum([1.0, 1.0, 0.3, 0.3, 0.3], [0.5, 0.5, 0.2, 0.2, 0.2])
+    risks = [scaling.sgd_risk(s, eta, batch, steps, noise=0.1) for s in (merged, apart)]
+    np.testing.assert_allclose(*risks)
+
+
+def network_steps_to_target(N: int, batches: Any, eta0: Any, target: float, seeds: int, most: int) -> Any:
+    """T(B) of mean-field relu networks of one hidden layer, D = 8, on fresh Gaussian data; losses are means over seeds."""
+    D, M = 8, 512
+    first, last = (Parameterization().scale(role, width=N, fan_in=F) for role, F in (("input", D), ("output", N)))
+    rate = np.tile(np.asarray(eta0, np.float32), seeds)[:, None, None]
+
+    def teacher(x: Any) -> Any:
+        return (x[..., 0] + x[..., 0] * x[..., 1]) / 2**0.5
+
+    rng = np.random.default_rng(0)
+    test = rng.normal(size=(M, D)).astype(np.float32)
+    out = []
+    for B in batches:
+        draw = np.random.default_rng(B)  # the same batches at every width
+        init = np.random.default_rng(N)
+        W = np.repeat(init.normal(size=(seeds, N, D)).astype(np.float32), len(eta0), 0)
+        w = np.repeat(init.normal(size=(seeds, N)).astype(np.float32), len(eta0), 0)[:, :, None]
+        t = 0
+        while True:
+            with np.errstate(all="ignore"):
+                f = last.multiplier * np.maximum(first.multiplier * test @ W.transpose(0, 2, 1), 0) @ w
+                loss = np.mean((f[..., 0] - teacher(test)) ** 2, 1).reshape(seeds, -1).mean(0)
+                if (loss < target).any() or t == most:
+                    break
+                x = np.repeat(draw.normal(size=(seeds, B, D)).astype(np.float32), len(eta0), 0)
+                h = first.multiplier * x @ W.transpose(0, 2, 1)
+                z = np.maximum(h, 0)
+                error = (last.multiplier * z @ w - teacher(x)[..., None]) / B
+                step = last.multiplier * z.transpose(0, 2, 1) @ error
+                g = error * last.multiplier * w.transpose(0, 2, 1) * (h > 0)
+                W = W - rate * first.learning_rate * first.multiplier * g.transpose(0, 2, 1) @ x
+                w = w - rate * last.learning_rate * step
+            t += 1
+        out.append(t)
+    return np.array(out)
+
+
+@pytest.mark.slow
+def test_steps_to_target_do_not_know_the_width() -> None:
+    """N = 64 and 256, four seeds, T(B) for B = 8 ... 128 equal within 2 steps or 12%. Twin: N = 4 is not yet there."""
+    B, eta0 = [8, 16, 32, 128], np.logspace(-0.7, 1.0, 12)
+    T = {N: network_steps_to_target(N, B, eta0, 0.2, 4, 400) for N in (4, 64, 256)}
+    assert (np.abs(T[64] - T[256]) <= np.maximum(2, 0.12 * T[256])).all(), T
+    assert (np.abs(T[4] - T[256]) > np.maximum(2, 0.12 * T[256])).any(), T
+    assert T[256][0] > 2 * T[256][-1]
