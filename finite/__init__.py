@@ -9,23 +9,36 @@ from finite import linear_models
 from finite.train import train
 
 if TYPE_CHECKING:
+    from finite.branching import BranchingSamples, sample_branching
     from finite.coordinates import CoordinateCheck, coordinate_check
     from finite.fit import partial_result
     from finite.sweeps import Sweep, sweep
 
-__all__ = ["CoordinateCheck", "Sweep", "coordinate_check", "linear_models", "partial_result", "sweep", "train"]
+__all__ = [
+    "BranchingSamples",
+    "CoordinateCheck",
+    "Sweep",
+    "coordinate_check",
+    "linear_models",
+    "partial_result",
+    "sample_branching",
+    "sweep",
+    "train",
+]
 
 _LATER = {
+    "BranchingSamples": "branching",
     "CoordinateCheck": "coordinates",
     "coordinate_check": "coordinates",
     "partial_result": "fit",
     "Sweep": "sweeps",
+    "sample_branching": "branching",
     "sweep": "sweeps",
 }
 
 
 def __getattr__(name: str) -> Any:
-    """What needs equinox, which takes a fifth of a second to import: when it is asked for."""
+    """What is not always needed (equinox alone takes a fifth of a second to import): when it is asked for."""
     if name in _LATER:
         return getattr(import_module(f"finite.{_LATER[name]}"), name)
     raise AttributeError(f"module 'finite' has no attribute {name!r}")

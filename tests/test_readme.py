@@ -94,6 +94,14 @@ def test_scripts_of_deviations(capsys: pytest.CaptureFixture[str]) -> None:
     assert (ensembles.bias[0, 5:15] > 3 * ensembles.bias_error[0, 5:15]).all()  # narrow networks are behind
 
 
+def test_script_of_scaling_models(capsys: pytest.CaptureFixture[str]) -> None:
+    for script in scripts(DOCS / "scaling_models.md"):
+        exec(script, {})
+    shown = capsys.readouterr().out
+    assert "|dh| ~ N^(0.25, 0.25)" in shown
+    assert "critical batch" in shown
+
+
 @pytest.mark.parametrize("page", [README, *sorted(DOCS.glob("*.md"))], ids=lambda page: page.name)
 def test_links(page: Path) -> None:
     for target in re.findall(r"\]\(([^)#]+)\)", page.read_text()):

@@ -63,6 +63,16 @@ class LayerScale(NamedTuple):
     init_std: float
     learning_rate: float
 
+    def rescaled(self, c: float) -> LayerScale:
+        """The same network under gradient descent, with c times the multiplier.
+
+        Example:
+            >>> LayerScale(1.0, 0.5, 2.0).rescaled(2.0)
+            LayerScale(multiplier=2.0, init_std=0.25, learning_rate=0.5)
+        """
+        c = check.positive("c", c)
+        return LayerScale(self.multiplier * c, self.init_std / c, self.learning_rate / c**2)
+
 
 ONE = Power()
 MEAN_FIELD = Power(N=1, gamma0=2)
@@ -143,6 +153,27 @@ class Parameterization:
             object.__setattr__(self, "alpha", check.at_least_zero("alpha", self.alpha))
             if 0 < self.alpha < 0.5:
                 raise ValueError(f"alpha must be 0 (no powers of the depth) or at least 1/2, got {self.alpha:g}.")
+
+    @staticmethod
+    def of_richness(richness: float, width: int, *, kind: Kind = "mean_field", centered: bool = True) -> Parameterization:
+        """Between lazy and rich (2404.19719): gamma0 = N^{r - 1/2}, so that one step moves hidden fields by |dh| ~ N^r.
+
+        r = 0 is the tangent kernel's parameterization ("ntk"), r = 1/2 is muP. Unlike gamma0 at fixed N it says how the network
+        changes with N: each width is a Problem of its own.
+
+        Raises:
+            ValueError: a richness outside [0, 1/2], or a kind that has none.
+
+        Example:
+            >>> Parameterization.of_richness(0.25, width=10_000).gamma0
+            0.1
+        """
+        if not check.at_least_zero("richness", richness) <= 0.5:
+            raise ValueError(f"richness goes from 0 (kernel) to 1/2 (muP), got {richness!r}.")
+        if kind not in ("mean_field", "mup"):
+            raise ValueError(f"kind must be 'mean_field' or 'mup', got {kind!r}: the others have one richness alone.")
+        width = check.count("width", width)
+        return Parameterization(float(width ** (richness - 0.5)), kind, centered)
 
     def __repr__(self) -> str:
         alpha = "" if self.alpha is None else f", alpha={self.alpha!r}"
