@@ -10,6 +10,7 @@ from pathlib import Path
 import matplotlib
 
 from paper_figures import figure
+from paper_figures.claim import ClaimFailed
 
 
 def main(arguments: list[str] | None = None) -> int:
@@ -35,6 +36,8 @@ def main(arguments: list[str] | None = None) -> int:
                 print(output if isinstance(output, str) else f"wrote {output}")
         except OSError as error:
             parser.exit(1, f"{parser.prog}: {error.strerror or error}\n")
+        except ClaimFailed as error:
+            parser.exit(1, f"{parser.prog}: {error}\n")
         print(f"{name}: {time.perf_counter() - start:.0f} s")
     return 0
 

@@ -7,10 +7,14 @@ import hashlib
 import os
 from collections.abc import Callable
 from pathlib import Path
+from typing import TypeVar
 
-from widthwise import Problem, Result, __version__
+from widthwise import Fluctuations, Problem, Result, __version__
+from widthwise.data import Stream
 
 RESULTS = Path("results")
+
+Kept = TypeVar("Kept", Result, Fluctuations)
 
 
 def cached(problem: Problem, settings: str, compute: Callable[[], Result]) -> Result:
@@ -24,11 +28,26 @@ def cached(problem: Problem, settings: str, compute: Callable[[], Result]) -> Re
     Raises:
         OSError: `RESULTS` cannot be made or written; before anything is computed.
     """
+    stream = problem.task if isinstance(problem.task, Stream) else None
+    path = _path(problem, settings).with_suffix(".npz")
+    return _kept(path, lambda: Result.load(path, problem.architecture.activation, stream=stream), compute)
+
+
+def cached_fluctuations(problem: Problem, settings: str, compute: Callable[[], Fluctuations]) -> Fluctuations:
+    """The same of the 1/N theory, in a folder."""
+    path = _path(problem, settings)
+    return _kept(path, lambda: Fluctuations.load(path, activation=problem.architecture.activation), compute)
+
+
+def _path(problem: Problem, settings: str) -> Path:
     digest = hashlib.sha256(f"{settings} {__version__}".encode()).hexdigest()[:8]
-    path = RESULTS / f"{problem.fingerprint()}-{digest}.npz"
+    return RESULTS / f"{problem.fingerprint()}-{digest}"
+
+
+def _kept(path: Path, load: Callable[[], Kept], compute: Callable[[], Kept]) -> Kept:
     if path.exists():
         try:
-            return Result.load(path, problem.architecture.activation)
+            return load()
         except ValueError as error:
             print(f"computing again: {error}")
     writable(RESULTS)

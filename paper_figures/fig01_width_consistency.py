@@ -17,6 +17,7 @@ import compare
 import dmft
 import finite
 from paper_figures.cache import cached
+from paper_figures.claim import Claim
 from paper_figures.figure import THEORY, width_colors
 from widthwise import MLP, GradientDescent, Parameterization, Problem, Result, tasks
 
@@ -59,6 +60,17 @@ def table(data: Data) -> str:
         lines.append(f"{label}   {_last(mean.loss, sem.loss)}      {_last(mean.test_loss, sem.test_loss)}")
     verdict = compare.agrees(theory, nets)
     return "\n".join([*lines, "", str(compare.width_scaling(nets, theory)), "", f"Extrapolated in 1/N, {verdict}"])
+
+
+def claims(data: Data) -> list[Claim]:
+    """Variance falls like 1/N, and networks extrapolate to the limit."""
+    scaling = compare.width_scaling(data.nets, data.theory)
+    exponent, error = (scaling.variance_fit.exponent, scaling.variance_fit.error) if scaling.variance_fit else (0.0, 0.0)
+    verdict = compare.agrees(data.theory, data.nets)
+    return [
+        Claim.near("exponent of the variance", exponent, -1, within=3 * error + 0.1),
+        Claim(f"extrapolated in 1/N, networks agree with the limit, p = {verdict.p_value:.2g}", bool(verdict)),
+    ]
 
 
 def _last(mean: Any, sem: Any) -> str:

@@ -15,6 +15,7 @@ from matplotlib.figure import Figure as Canvas
 
 import paper_figures
 from paper_figures.cache import writable
+from paper_figures.claim import Claim, ClaimFailed
 
 STYLE = Path(__file__).with_name("style.mplstyle")
 THEORY = "black"
@@ -35,6 +36,9 @@ class Figure(Protocol):
     def table(self, data: Any) -> str:
         """The numbers behind it, for the terminal."""
 
+    def claims(self, data: Any) -> list[Claim]:
+        """What it shows, each a number with its tolerance; the figure fails if one does not hold."""
+
 
 def names() -> list[str]:
     """All figures, by name."""
@@ -53,9 +57,10 @@ def find(name: str) -> Figure:
 
 
 def draw(name: str, *, quick: bool, folder: Path) -> Iterator[str | Path]:
-    """Compute, print-out and files of one figure: yields its table, then the paths written (PNG and PDF).
+    """Compute, print-out and files of one figure: yields its table, its claims, then the paths written (PNG and PDF).
 
     Raises:
+        ClaimFailed: a claim does not hold; after everything is written.
         ValueError: there is no figure of that name.
         OSError: the folder cannot be made or written.
     """
@@ -63,6 +68,8 @@ def draw(name: str, *, quick: bool, folder: Path) -> Iterator[str | Path]:
     writable(folder)  # before hours of computing, not after
     data = figure.compute(quick)
     yield figure.table(data)
+    claims = figure.claims(data)
+    yield "\n".join(map(str, claims))
     with plt.style.context(STYLE):
         canvas = figure.plot(data)
         for suffix in ("png", "pdf"):
@@ -70,6 +77,8 @@ def draw(name: str, *, quick: bool, folder: Path) -> Iterator[str | Path]:
             canvas.savefig(path)
             yield path
         plt.close(canvas)
+    if failed := [claim for claim in claims if not claim]:
+        raise ClaimFailed(f"{name} does not show what it claims: {'; '.join(claim.text for claim in failed)}")
 
 
 def width_colors(widths: Any) -> dict[int, Any]:
