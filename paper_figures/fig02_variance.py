@@ -1,8 +1,8 @@
 """Variance and bias over seeds, times N: ensembles of five widths against the 1/N theory, prefactor and all.
 
-Networks of one and of two hidden layers (tanh) learn to tell two digits apart. `dmft.fluctuations` computes N Var f and N bias
-f from the limit alone; it is drawn in black with a band of two standard errors. No number is fitted. Networks of each width have
-draws of their own.
+Networks of one and of two hidden layers (tanh) learn to tell two digits apart. `dmft.fluctuations` computes N Var f and
+N bias f from the limit alone; it is drawn in black with a band of two standard errors. No number is fitted. Networks of
+each width have draws of their own.
 """
 
 from __future__ import annotations

@@ -1,8 +1,8 @@
 """Ensembles of narrow networks against one wide network, on fresh data and on repeated data.
 
-Online: a polynomial of three directions of sixteen, degree three, fresh batches of 64. Offline: even against odd digits, the
-same 300 images at every step. Losses are those of one network and, without bias, of an infinite ensemble of its width: E networks
-whose outputs are averaged, less the variance that is left, V / 2E. Networks of each width have draws of their own.
+Online: a polynomial of three directions of sixteen, degree three, fresh batches of 64. Offline: even against odd digits,
+the same 300 images at every step. Losses are those of one network and, without bias, of an infinite ensemble of its width:
+E networks whose outputs are averaged, less the variance that is left, V / 2E. Networks of each width have draws of their own.
 """
 
 from __future__ import annotations
@@ -107,8 +107,8 @@ def claims(data: Data) -> list[Claim]:
         )
     test = compare.ensemble(data.offline, points="test")
     gain = test[NARROW].single[-1] - test[NARROW].infinite[-1]
-    error = float(np.hypot(test[NARROW].single_error[-1], test[NARROW].infinite_error[-1]))
-    out.append(Claim.above(f"repeated data: what ensembles of N = {NARROW} gain in test loss", gain, error))
+    noise = float(np.hypot(test[NARROW].single_error[-1], test[NARROW].infinite_error[-1]))
+    out.append(Claim.above(f"repeated data: what ensembles of N = {NARROW} gain in test loss", gain, noise))
     return out
 
 
