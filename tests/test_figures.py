@@ -167,7 +167,7 @@ def test_a_claim_that_fails_is_an_error(tmp_path: Path, monkeypatch: pytest.Monk
         if holds:
             assert not [*drawn]
         else:
-            with pytest.raises(ClaimFailed, match="fig99_small does not show what it claims: slope is -1.200"):
+            with pytest.raises(ClaimFailed, match=r"fig99_small does not show what it claims: slope is -1\.200"):
                 next(drawn)
     assert not Claim.above("gap", 2.9, 1.0)
 
