@@ -5,6 +5,7 @@ from __future__ import annotations
 import subprocess
 import sys
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import matplotlib.pyplot as plt
@@ -16,9 +17,11 @@ import compare
 import finite
 from paper_figures import cache, figure, runs
 from paper_figures import fig01_width_consistency as fig01
+from paper_figures import fig04_rmse as fig04
 from paper_figures import fig09_catapult as fig09
 from paper_figures.__main__ import main
 from paper_figures.cache import cached
+from paper_figures.claim import Claim, ClaimFailed
 from widthwise import MLP, GradientDescent, Parameterization, Problem, Result, tasks
 
 NAME = "fig01_width_consistency"
@@ -46,6 +49,7 @@ def test_list() -> None:
     assert [line.split()[0] for line in lines] == figure.names()
     assert lines[0].startswith(f"{NAME}  ")
     assert "variance and bias against the limit" in lines[0]
+    assert {"fig02_variance", "fig03_ensembles", "fig04_rmse"} <= {*figure.names()}
 
 
 def test_without_a_name_it_lists(capsys: pytest.CaptureFixture[str]) -> None:
@@ -174,6 +178,60 @@ def test_later_figures_show_what_they_claim(name: str, tmp_path: Path, capsys: p
     assert main([name, "--quick", "--folder", str(tmp_path)]) == 0
     assert "FAILS" not in capsys.readouterr().out
     assert {path.suffix for path in tmp_path.iterdir() if path.is_file()} == {".png", ".pdf"}
+
+
+# --- claims ------------------------------------------------------------------------------------------------------------------
+
+
+def test_a_claim_that_fails_is_an_error(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """After the figure is written, and said in its print-out."""
+
+    class Small:
+        """A figure of nothing."""
+
+        compute = staticmethod(lambda quick: None)
+        table = staticmethod(lambda data: "a table")
+        plot = staticmethod(lambda data: plt.figure())
+
+        def __init__(self, value: float):
+            self.value = value
+
+        def claims(self, data: Any) -> list[Claim]:
+            return [Claim.near("slope", self.value, -1, within=0.1), Claim.above("gap", 3.1, 1.0)]
+
+    for value, holds in ((-1.05, True), (-1.2, False)):
+        monkeypatch.setattr(figure, "find", lambda _, value=value: Small(value))
+        drawn = figure.draw("fig99_small", quick=True, folder=tmp_path)
+        said = [next(drawn), next(drawn), next(drawn), next(drawn)]
+        assert said[:1] == ["a table"]
+        assert said[1] == (
+            f"{'holds' if holds else 'FAILS'}: slope is {value:.3f}, expected -1 within 0.1\n"
+            "holds: gap is 3.1 +- 1, above 0 by 3 errors"
+        )
+        if holds:
+            assert not [*drawn]
+        else:
+            with pytest.raises(ClaimFailed, match=r"fig99_small does not show what it claims: slope is -1\.200"):
+                next(drawn)
+    assert not Claim.above("gap", 2.9, 1.0)
+
+
+def test_distances_of_averages() -> None:
+    """On outputs of known S and b: E (f_N - f_M)^2 = S (1/N + 1/M) / E + b^2 (1/N - 1/M)^2."""
+    rng, S, b = np.random.default_rng(0), 2.0, 5.0
+    nets = {}
+    for N in (16, 64, 256):
+        f = b / N + np.sqrt(S / N) * rng.standard_normal((64, 400, 4))
+        nets[N] = SimpleNamespace(problem=PROBLEM.replace(task=tasks.sphere(4, input_dim=3)), samples=SimpleNamespace(f=f))
+    found = fig04.distances(nets)  # type: ignore[arg-type]
+    for E in fig04.MEMBERS:
+        value, error = found[E]
+        for i, N in enumerate((16, 64)):
+            bias = b**2 * (1 / N - 1 / 256) ** 2
+            expected = S * (1 / N + 1 / 256) / E + bias
+            assert abs(value[i] - expected) < 4 * error[i]
+            assert error[i] < 0.1 * expected
+            assert abs(value[i] - (expected - bias)) > 4 * error[i] or np.inf > E
 
 
 # --- the cache -------------------------------------------------------------------------------------------------------------
