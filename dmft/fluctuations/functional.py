@@ -229,9 +229,9 @@ def step(
     images = jax.tree.unflatten(tree, moved)
     velocity = None if velocity is None else jax.tree.unflatten(tree, kept)
 
-    seen = (dict(x) for x in (state.phi, state.g))
     kept_phi, kept_g = (
-        {l: x.at[now.slot].set(y[l], mode="drop") for l, x in old.items()} for old, y in zip(seen, (phi, g), strict=True)
+        {l: x.at[now.slot].set(y[l], mode="drop") if len(x) else x for l, x in old.items()}
+        for old, y in ((state.phi, phi), (state.g, g))
     )
     return State(images, velocity, eps, b, a, size, size_g, f0, kept_phi, kept_g), f, chosen
 
@@ -305,7 +305,7 @@ def explore(
         state, _, plan = step(form, physics, w, state, now, None, centered)
         return state, plan
 
-    state, plan = jax.lax.scan(body, start(form, physics, noise, rank, 1), steps)
+    state, plan = jax.lax.scan(body, start(form, physics, noise, rank, 0), steps)
     return plan, state.size
 
 
@@ -325,7 +325,7 @@ def train(
     def kernels(kept: Layers, outputs: int) -> Array:
         stacked = []
         for l, x in kept.items():  # (K, S, M C)
-            fields = x.reshape(*x.shape[:2], -1, outputs)[:, :, shown:]
+            fields = x.reshape(*x.shape[:2], x.shape[2] // outputs, outputs)[:, :, shown:]
             stacked.append(jnp.einsum("s,ksmc,jsnc->kmjn", w[l] / w[l].sum(), fields, fields) / outputs)
         return jnp.stack(stacked)
 
