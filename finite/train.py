@@ -154,7 +154,7 @@ def train(
     Example:
         >>> from widthwise import MLP, GradientDescent, Parameterization, Problem, tasks
         >>> problem = Problem(MLP(2, "tanh"), Parameterization(gamma0=1.0),
-        ...                   tasks.sphere(4, 2, input_dim=8), GradientDescent(eta0=0.2, num_steps=10))
+        ...                   tasks.sphere(4, 2, input_dim=8), GradientDescent(eta0=0.4, num_steps=10))
         >>> result = train(problem, width=32, num_seeds=8)
         >>> result.samples.f.shape, result.mean.Phi.shape
         ((8, 11, 6), (2, 2, 6, 2, 6))

@@ -16,7 +16,7 @@ from widthwise.precision import float64
 
 __all__ = ["quick_compilation"]
 ALL = ["NTK", "eigenvalues", "sharpness", "update_size", "h", "z"]
-RATES = [0.5, 2.0, 1.5]
+RATES = [0.5, 2.5, 2.0]
 
 
 def raw_network(params, X, bias, push=0.0):

@@ -348,7 +348,7 @@ def ensembles(
 
 
 def test_widths_false_alarms_and_misses() -> None:
-    """400 data sets at alpha = 0.05, where a bias of 4 / N is allowed for: at most as many alarms as stated (3 sigma)."""
+    """200 data sets at alpha = 0.05, where a bias of 4 / N is allowed for: at most as many alarms as stated (3 sigma)."""
     rng, alpha = np.random.default_rng(9), 0.05
 
     def said(num: int, **how: Any) -> list[str]:
@@ -357,11 +357,11 @@ def test_widths_false_alarms_and_misses() -> None:
             for _ in range(num)
         ]
 
-    ok = said(400, bias=4.0)
-    assert ok.count("rejected") <= binom.isf(1.5e-3, 400, alpha)
-    assert ok.count("passed") > 300
+    ok = said(200, bias=4.0)
+    assert ok.count("rejected") <= binom.isf(1.5e-3, 200, alpha)
+    assert ok.count("passed") > 150
     for twin in ({"spread": 0.0}, {"bias": 8.0, "power": -0.75}, {"bias": 60.0}, {"spread": -0.7}, {"spread": -1.3}):
-        assert said(40, **twin).count("rejected") == 40, twin
+        assert said(20, **twin).count("rejected") == 20, twin
     for noisy in (said(20, noise=8.0), said(20, noise=8.0, spread=0.0)):
         assert noisy.count("passed") == 0
 
