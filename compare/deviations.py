@@ -8,7 +8,7 @@ import numpy as np
 from jaxtyping import Float
 
 from compare.gap import same_points
-from compare.significance import Agreement, intercept_weights, parts_of, resolved, statistic
+from compare.significance import Agreement, coefficient_weights, intercept_weights, parts_of, resolved, statistic
 from widthwise import Fluctuations, Result
 
 
@@ -51,7 +51,7 @@ def deviations(theory: Fluctuations, nets: Mapping[int, Result], *, alpha: float
     spreads = {N: {name: N * squares(x) for name, x in part.items()} for N, part in parts.items()}
     tests = [("N Var", theory.variance, spreads, intercept_weights(counts))]
     if theory.bias is not None:
-        tests.append(("N bias", theory.bias, parts, slope_weights(counts)))
+        tests.append(("N bias", theory.bias, parts, coefficient_weights(counts, min(len(counts) - 1, 2), 1)))
     wanted = []
     for what, result, runs, weights in tests:
         for name, reference in parts_of(result, change=False).items():
@@ -66,22 +66,3 @@ def deviations(theory: Fluctuations, nets: Mapping[int, Result], *, alpha: float
 def squares(runs: Float[np.ndarray, "runs entries"]) -> Float[np.ndarray, "runs entries"]:
     """n / (n - 1) (x - <x>)^2, whose mean over the runs is the unbiased variance."""
     return (runs - runs.mean(0)) ** 2 * (len(runs) / (len(runs) - 1))
-
-
-def slope_weights(counts: Mapping[int, int]) -> dict[int, float]:
-    """Weights w_N of the means of ensembles that give the coefficient of 1/N.
-
-    sum w_N = 0, sum w_N / N = 1 and, with three widths or more, sum w_N / N^2 = 0, with the least variance.
-
-    Example:
-        >>> {N: round(w, 6) for N, w in slope_weights({100: 8, 200: 8}).items()}
-        {100: 200.0, 200: -200.0}
-    """
-    widths = np.array(list(counts), dtype=float)
-    precision = widths * np.array(list(counts.values()))
-    A = np.stack([widths**-k for k in range(min(len(widths), 3))])
-    scale = np.abs(A).max(1)
-    goal = np.eye(len(A))[1] / scale
-    A = A / scale[:, None]
-    w = precision * (A.T @ np.linalg.solve((A * precision) @ A.T, goal))
-    return dict(zip(counts, (float(x) for x in w), strict=True))

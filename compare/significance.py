@@ -132,13 +132,26 @@ def intercept_weights(counts: Mapping[int, int], order: int = 1) -> dict[int, fl
         >>> intercept_weights({100: 8, 200: 8})
         {100: -1.0, 200: 2.0}
     """
-    widths = np.array(list(counts), dtype=float)
-    if len(widths) == 1:
+    if len(counts) == 1:
         return dict.fromkeys(counts, 1.0)
+    return {N: round(w, 12) for N, w in coefficient_weights(counts, order, 0).items()}
+
+
+def coefficient_weights(counts: Mapping[int, int], order: int, power: int) -> dict[int, float]:
+    """Weights w_N of the means of ensembles of `counts[N]` networks that give their coefficient of N^-power.
+
+    sum w_N N^-j is one for j = power and zero for the others up to `order`, with the least variance sum w_N^2 / (N counts[N]).
+
+    Example:
+        >>> {N: round(w, 6) for N, w in coefficient_weights({100: 8, 200: 8}, 1, 1).items()}
+        {100: 200.0, 200: -200.0}
+    """
+    widths = np.array(list(counts), dtype=float)
     precision = widths * np.array(list(counts.values()))
     A = (widths.min() / widths) ** np.arange(order + 1)[:, None]
-    w = precision * (A.T @ np.linalg.solve((A * precision) @ A.T, np.eye(order + 1)[0]))
-    return dict(zip(counts, (float(x) for x in w.round(12)), strict=True))
+    goal = np.eye(order + 1)[power] * widths.min() ** power
+    w = precision * (A.T @ np.linalg.solve((A * precision) @ A.T, goal))
+    return dict(zip(counts, (float(x) for x in w), strict=True))
 
 
 def extrapolate(nets: Mapping[int, Result], order: int = 1) -> Result:
