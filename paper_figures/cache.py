@@ -1,20 +1,51 @@
-"""Results of the figures, kept on disk under the fingerprint of their Problem."""
+"""Results of the figures, kept on disk under the fingerprint of what they are results of."""
 
 from __future__ import annotations
 
+import contextlib
 import errno
+import functools
 import hashlib
 import os
-from collections.abc import Callable
+import time
+from collections.abc import Callable, Iterator, Mapping
+from contextvars import ContextVar
+from dataclasses import dataclass
 from pathlib import Path
-from typing import TypeVar
+from typing import Any, TypeVar
+
+import numpy as np
 
 from widthwise import Fluctuations, Problem, Result, __version__
 from widthwise.data import Stream
+from widthwise.result import atomic_write
 
 RESULTS = Path("results")
 
-Kept = TypeVar("Kept", Result, Fluctuations)
+Kept = TypeVar("Kept")
+
+
+@dataclass(frozen=True)
+class Run:
+    """A result that a figure is made of: of what, how, and the seconds it took when it was computed."""
+
+    of: str
+    settings: str
+    seconds: float
+
+
+_RUNS: ContextVar[list[Run] | None] = ContextVar("runs", default=None)
+
+
+@contextlib.contextmanager
+def recorded() -> Iterator[list[Run]]:
+    """The runs that are computed or loaded in the block."""
+    runs: list[Run] = []
+    token = _RUNS.set(runs)
+    try:
+        yield runs
+    finally:
+        _RUNS.reset(token)
 
 
 def cached(problem: Problem, settings: str, compute: Callable[[], Result]) -> Result:
@@ -29,22 +60,63 @@ def cached(problem: Problem, settings: str, compute: Callable[[], Result]) -> Re
         OSError: `RESULTS` cannot be made or written; before anything is computed.
     """
     stream = problem.task if isinstance(problem.task, Stream) else None
-    path = _path(problem, settings).with_suffix(".npz")
-    return _kept(path, lambda: Result.load(path, problem.architecture.activation, stream=stream), compute)
+    path = _path(problem.fingerprint(), settings).with_suffix(".npz")
+    result = _kept(path, lambda: Result.load(path, problem.architecture.activation, stream=stream), compute, Result.save)
+    return _record(result, str(problem), settings, float(result.stats.get("seconds", 0.0)))
 
 
 def cached_fluctuations(problem: Problem, settings: str, compute: Callable[[], Fluctuations]) -> Fluctuations:
     """The same of the 1/N theory, in a folder."""
-    path = _path(problem, settings)
-    return _kept(path, lambda: Fluctuations.load(path, activation=problem.architecture.activation), compute)
+    path = _path(problem.fingerprint(), settings)
+    result = _kept(path, lambda: Fluctuations.load(path, activation=problem.architecture.activation), compute, Fluctuations.save)
+    return _record(result, str(problem), settings, float(result.variance.stats.get("seconds", 0.0)))
 
 
-def _path(problem: Problem, settings: str) -> Path:
+def cached_arrays(name: str, settings: Mapping[str, Any], compute: Callable[..., Mapping[str, Any]]) -> dict[str, np.ndarray]:
+    """The arrays by name that `compute(**settings)` gives, or gave before for the same name, settings and version.
+
+    Args:
+        name: what is computed, in words, different for every use.
+        settings: numbers, texts and tuples of them, all that the arrays depend on.
+        compute: a function of the settings.
+    """
+    text = repr(sorted(settings.items()))
+    path = _path(hashlib.sha256(name.encode()).hexdigest()[:16], text).with_suffix(".npz")
+
+    def timed() -> dict[str, np.ndarray]:
+        start = time.perf_counter()
+        arrays = {key: np.asarray(value) for key, value in compute(**settings).items()}
+        return {**arrays, "seconds": np.asarray(time.perf_counter() - start)}
+
+    arrays = _kept(path, functools.partial(_load_arrays, path), timed, _save_arrays)
+    return _record(arrays, name, text, float(arrays.pop("seconds")))
+
+
+def _load_arrays(path: Path) -> dict[str, np.ndarray]:
+    try:
+        with np.load(path) as file:
+            return dict(file)
+    except Exception as error:  # zipfile, zlib, numpy: each has its own
+        raise ValueError(f"{path} is not a file of arrays or is damaged ({error}).") from error
+
+
+def _save_arrays(arrays: Mapping[str, np.ndarray], path: Path) -> None:
+    with atomic_write(path) as file:
+        np.savez(file, **arrays)  # type: ignore[arg-type]
+
+
+def _record(result: Kept, of: str, settings: str, seconds: float) -> Kept:
+    if (runs := _RUNS.get()) is not None:
+        runs.append(Run(of, settings, seconds))
+    return result
+
+
+def _path(fingerprint: str, settings: str) -> Path:
     digest = hashlib.sha256(f"{settings} {__version__}".encode()).hexdigest()[:8]
-    return RESULTS / f"{problem.fingerprint()}-{digest}"
+    return RESULTS / f"{fingerprint}-{digest}"
 
 
-def _kept(path: Path, load: Callable[[], Kept], compute: Callable[[], Kept]) -> Kept:
+def _kept(path: Path, load: Callable[[], Kept], compute: Callable[[], Kept], save: Callable[[Kept, Path], Any]) -> Kept:
     if path.exists():
         try:
             return load()
@@ -52,7 +124,7 @@ def _kept(path: Path, load: Callable[[], Kept], compute: Callable[[], Kept]) -> 
             print(f"computing again: {error}")
     writable(RESULTS)
     result = compute()
-    result.save(path)
+    save(result, path)
     return result
 
 

@@ -1,11 +1,10 @@
-"""What a figure is, and how it is drawn."""
+"""What a figure is, and what figures share."""
 
 from __future__ import annotations
 
 import importlib
 import pkgutil
 import re
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -14,8 +13,7 @@ import numpy as np
 from matplotlib.figure import Figure as Canvas
 
 import paper_figures
-from paper_figures.cache import writable
-from paper_figures.claim import Claim, ClaimFailed
+from paper_figures.headline import Number
 
 STYLE = Path(__file__).with_name("style.mplstyle")
 THEORY = "black"
@@ -36,8 +34,8 @@ class Figure(Protocol):
     def table(self, data: Any) -> str:
         """The numbers behind it, for the terminal."""
 
-    def claims(self, data: Any) -> list[Claim]:
-        """What it shows, each a number with its tolerance; the figure fails if one does not hold."""
+    def numbers(self, data: Any) -> list[Number]:
+        """What it claims, as numbers with their errors; headlines.toml has the bounds, and outside of them the figure fails."""
 
 
 def names() -> list[str]:
@@ -54,31 +52,6 @@ def find(name: str) -> Figure:
     if name not in names():
         raise ValueError(f"no figure {name!r}; there are: {', '.join(names())}.")
     return importlib.import_module(f"paper_figures.{name}")
-
-
-def draw(name: str, *, quick: bool, folder: Path) -> Iterator[str | Path]:
-    """Compute, print-out and files of one figure: yields its table, its claims, then the paths written (PNG and PDF).
-
-    Raises:
-        ClaimFailed: a claim does not hold; after everything is written.
-        ValueError: there is no figure of that name.
-        OSError: the folder cannot be made or written.
-    """
-    figure = find(name)
-    writable(folder)  # before hours of computing, not after
-    data = figure.compute(quick)
-    yield figure.table(data)
-    claims = figure.claims(data)
-    yield "\n".join(map(str, claims))
-    with plt.style.context(STYLE):
-        canvas = figure.plot(data)
-        for suffix in ("png", "pdf"):
-            path = folder / f"{name}.{suffix}"
-            canvas.savefig(path)
-            yield path
-        plt.close(canvas)
-    if failed := [claim for claim in claims if not claim]:
-        raise ClaimFailed(f"{name} does not show what it claims: {'; '.join(claim.text for claim in failed)}")
 
 
 def width_colors(widths: Any) -> dict[int, Any]:

@@ -259,12 +259,14 @@ class Result:
 
 
 def provenance(problem: Problem, method: str, seed: int | None) -> dict[str, Any]:
-    """Where a result comes from: method, seed, versions, device, date, fingerprint of the problem."""
+    """Where a result comes from: method, seed, fingerprint of the problem, versions, device, date."""
+    return {"method": method, "seed": seed, "problem": problem.fingerprint(), **versions()}
+
+
+def versions() -> dict[str, str]:
+    """Versions, device and date, for what is written down."""
     device = jax.devices()[0]
     return {
-        "method": method,
-        "seed": seed,
-        "problem": problem.fingerprint(),
         "widthwise": __version__,
         "jax": jax.__version__,
         "numpy": np.__version__,

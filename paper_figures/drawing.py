@@ -1,0 +1,95 @@
+"""One figure: computed, judged by its headline numbers, plotted, and written down."""
+
+from __future__ import annotations
+
+import json
+import time
+from collections.abc import Callable
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import matplotlib.pyplot as plt
+
+from paper_figures import figure, headline
+from paper_figures.cache import Run, recorded, writable
+from paper_figures.headline import Bounds, Headline, Number
+from widthwise.result import atomic_write, versions
+
+
+@dataclass(frozen=True)
+class Drawing:
+    """What there is to know of a drawn figure; NAME.json beside the picture.
+
+    Attributes:
+        name: of the figure. title: first line of its text. text: the rest. claim: in one sentence. leaves_open: see headline.
+        quick: the quick size. headlines: numbers, each with its bounds. table: as printed.
+        runs: what it is made of. seconds: of this drawing, with what had to be computed for it.
+        versions: and device and date.
+    """
+
+    name: str
+    title: str
+    text: str
+    claim: str
+    leaves_open: str
+    quick: bool
+    headlines: list[Headline]
+    table: str
+    runs: list[Run]
+    seconds: float
+    versions: dict[str, str]
+
+    @property
+    def holds(self) -> bool:
+        return all(line.holds for line in self.headlines)
+
+    def save(self, folder: Path) -> Path:
+        """Write NAME.json."""
+        path = folder / f"{self.name}.json"
+        with atomic_write(path) as file:
+            file.write(json.dumps(asdict(self), indent=1).encode())
+        return path
+
+    @staticmethod
+    def load(path: Path) -> Drawing:
+        """Read what `save` wrote."""
+        text = json.loads(path.read_text(encoding="utf-8"))
+        lines = [Headline(Number(**line["number"]), Bounds(**line["bounds"])) for line in text["headlines"]]
+        return Drawing(**{**text, "headlines": lines, "runs": [Run(**run) for run in text["runs"]]})
+
+
+def draw(name: str, *, quick: bool, folder: Path, say: Callable[[str], Any] = print) -> Drawing:
+    """Compute, say table and headline numbers, and write NAME.png, .pdf and .json into the folder.
+
+    Raises:
+        HeadlineFailed: a number is outside of its bounds; after everything is written.
+        ValueError: there is no figure of that name.
+        OSError: the folder cannot be made or written; before anything is computed.
+    """
+    start = time.perf_counter()
+    module = figure.find(name)
+    title, _, text = (module.__doc__ or "").partition("\n")
+    claim, leaves_open = headline.claim(name), headline.leaves_open(name)
+    writable(folder)
+    with recorded() as runs:
+        data = module.compute(quick)
+    table = module.table(data)
+    say(table)
+    headlines = headline.judge(name, module.numbers(data))
+    say("\n".join(map(str, headlines)))
+    with plt.style.context(figure.STYLE):
+        canvas = module.plot(data)
+        for suffix in ("png", "pdf"):
+            with atomic_write(folder / f"{name}.{suffix}") as file:
+                canvas.savefig(file, format=suffix)
+            say(f"wrote {folder / name}.{suffix}")
+        plt.close(canvas)
+    seconds = time.perf_counter() - start
+    drawing = Drawing(
+        name, title, text.strip(), claim, leaves_open, quick, headlines, table, [*dict.fromkeys(runs)], seconds, versions()
+    )
+    drawing.save(folder)
+    if failed := [line for line in headlines if not line.holds]:
+        raise headline.HeadlineFailed(f"{name} does not show what it claims. {'; '.join(map(str, failed))}")
+    return drawing
