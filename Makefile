@@ -1,12 +1,19 @@
-# Two commands: `make demo` and `make test`. Both set up .venv from the lock file first, once.
+# Three commands: `make demo`, `make figures` and `make test`. All set up .venv from the lock file first, once.
 PYTHON ?= python3
 BIN := .venv/bin
 SETUP := .venv/setup-done
 
-.PHONY: setup demo test test-slow lint types benchmark docs clean
+.PHONY: setup demo figures figures-full test test-slow lint types benchmark docs clean
 
 demo: $(SETUP)
 	$(BIN)/python -m paper_figures fig01_width_consistency
+
+# all figures, quick, on one page: figures/index.html; figures-full takes hours, or a GPU
+figures: $(SETUP)
+	$(BIN)/python -m paper_figures --all --quick
+
+figures-full: $(SETUP)
+	$(BIN)/python -m paper_figures --all --full --folder figures-full
 
 # two processes share two cores: BLAS threads would only get in each other's way
 test: $(SETUP)
@@ -43,4 +50,4 @@ $(SETUP): requirements.lock pyproject.toml
 	@touch $@
 
 clean:
-	rm -rf .venv figures results build *.egg-info .pytest_cache .mypy_cache .ruff_cache .hypothesis
+	rm -rf .venv figures figures-full results build *.egg-info .pytest_cache .mypy_cache .ruff_cache .hypothesis

@@ -1,45 +1,77 @@
-"""Command line: `python -m paper_figures --list`, `python -m paper_figures NAME ... [--quick]`."""
+"""Command line: `python -m paper_figures NAME ... [--quick]`, `--all`, `--list`."""
 
 from __future__ import annotations
 
 import argparse
+import gc
 import sys
 import time
 from pathlib import Path
 
+import jax
 import matplotlib
 
-from paper_figures import figure
-from paper_figures.claim import ClaimFailed
+from paper_figures import figure, report
+from paper_figures.drawing import draw
+from paper_figures.headline import HeadlineFailed, claim
+
+EPILOG = """\
+examples:
+  python -m paper_figures --list                         what there is, and what each claims
+  python -m paper_figures fig05_bias --quick             one figure: NAME.png, NAME.pdf, NAME.json, numbers on the terminal
+  python -m paper_figures fig05 fig08                    the beginning of a name is enough
+  python -m paper_figures --all --quick                  all of them, and index.html, one page that holds everything
+
+Runs are kept under results/ and used again; a run that was interrupted costs only what it had not finished. The exit status
+is 1 if a headline number is outside of its bounds (paper_figures/headlines.toml).
+"""
 
 
 def main(arguments: list[str] | None = None) -> int:
     """Draw the figures asked for; returns the exit status."""
-    parser = argparse.ArgumentParser(prog="python -m paper_figures", description="Theory against experiment, figure by figure.")
-    parser.add_argument("names", nargs="*", metavar="NAME", help="figures to draw (see --list)")
-    parser.add_argument("--list", action="store_true", help="list the figures and what each shows")
-    parser.add_argument("--quick", action="store_true", help="fewer networks and steps: seconds instead of minutes")
+    parser = argparse.ArgumentParser(
+        prog="python -m paper_figures",
+        description="Theory against experiment, figure by figure.",
+        epilog=EPILOG,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    parser.add_argument("names", nargs="*", metavar="NAME", help="figures to draw, each by its name or the beginning of it")
+    parser.add_argument("--all", action="store_true", help="draw all figures and the page of all")
+    parser.add_argument("--list", action="store_true", help="list the figures and what each claims")
+    size = parser.add_mutually_exclusive_group()
+    size.add_argument("--quick", action="store_true", help="fewer networks and steps: two cores, at most 3 minutes a figure")
+    size.add_argument("--full", action="store_true", help="the full size (default): more networks, smaller errors, up to hours")
     parser.add_argument("--folder", type=Path, default=Path("figures"), help="where to write (default: figures)")
     options = parser.parse_args(arguments)
-    if options.list or not options.names:
+    if options.list or not (options.names or options.all):
         for name in figure.names():
-            print(f"{name:28s} {(figure.find(name).__doc__ or '').splitlines()[0]}")
+            print(f"{name:28s} {claim(name)}")
         return 0
-    unknown = [name for name in options.names if name not in figure.names()]
-    if unknown:
-        parser.error(f"no figure {', '.join(unknown)}; there are: {', '.join(figure.names())}")
-    matplotlib.use("Agg")
+    names = figure.names() if options.all else []
     for name in options.names:
+        if not (found := figure.starting_with(name)):
+            parser.error(f"no figure {name!r}; there are: {', '.join(figure.names())}")
+        names += [x for x in found if x not in names]
+    matplotlib.use("Agg")
+    failed = []
+    for i, name in enumerate(names, 1):
         start = time.perf_counter()
+        print(f"[{i}/{len(names)}] {name}: {claim(name)}", flush=True)
         try:
-            for output in figure.draw(name, quick=options.quick, folder=options.folder):
-                print(output if isinstance(output, str) else f"wrote {output}")
+            draw(name, quick=options.quick, folder=options.folder)
         except OSError as error:
             parser.exit(1, f"{parser.prog}: {error.strerror or error}\n")
-        except ClaimFailed as error:
-            parser.exit(1, f"{parser.prog}: {error}\n")
-        print(f"{name}: {time.perf_counter() - start:.0f} s")
-    return 0
+        except HeadlineFailed as error:
+            failed.append(name)
+            print(f"{parser.prog}: {error}", file=sys.stderr)
+        print(f"{name}: {time.perf_counter() - start:.0f} s\n", flush=True)
+        jax.clear_caches()  # programs of one figure are of no use to the next, and add up
+        gc.collect()
+    if options.all:
+        print(f"wrote {report.write(options.folder, names)}")
+    if failed:
+        print(f"{parser.prog}: {len(failed)} of {len(names)} do not show what they claim: {', '.join(failed)}", file=sys.stderr)
+    return bool(failed)
 
 
 if __name__ == "__main__":

@@ -68,7 +68,9 @@ def cached(problem: Problem, settings: str, compute: Callable[[], Result]) -> Re
 def cached_fluctuations(problem: Problem, settings: str, compute: Callable[[], Fluctuations]) -> Fluctuations:
     """The same of the 1/N theory, in a folder."""
     path = _path(problem.fingerprint(), settings)
-    result = _kept(path, lambda: Fluctuations.load(path, activation=problem.architecture.activation), compute, Fluctuations.save)
+    result = _kept(
+        path, lambda: Fluctuations.load(path, activation=problem.architecture.activation), compute, Fluctuations.save
+    )
     return _record(result, str(problem), settings, float(result.variance.stats.get("seconds", 0.0)))
 
 

@@ -17,8 +17,8 @@ import compare
 import dmft
 import finite
 from paper_figures.cache import cached
-from paper_figures.claim import Claim
 from paper_figures.figure import THEORY, width_colors
+from paper_figures.headline import Number
 from widthwise import MLP, GradientDescent, Parameterization, Problem, Result, tasks
 
 WIDTHS = (64, 128, 256, 512, 1024)
@@ -62,14 +62,12 @@ def table(data: Data) -> str:
     return "\n".join([*lines, "", str(compare.width_scaling(nets, theory)), "", f"Extrapolated in 1/N, {verdict}"])
 
 
-def claims(data: Data) -> list[Claim]:
+def numbers(data: Data) -> list[Number]:
     """Variance falls like 1/N, and networks extrapolate to the limit."""
-    scaling = compare.width_scaling(data.nets, data.theory)
-    exponent, error = (scaling.variance_fit.exponent, scaling.variance_fit.error) if scaling.variance_fit else (0.0, 0.0)
-    verdict = compare.agrees(data.theory, data.nets)
+    fit = compare.width_scaling(data.nets, data.theory).variance_fit
     return [
-        Claim.near("exponent of the variance", exponent, -1, within=3 * error + 0.1),
-        Claim(f"extrapolated in 1/N, networks agree with the limit, p = {verdict.p_value:.2g}", bool(verdict)),
+        Number("exponent of the variance", *((fit.exponent, fit.error) if fit else (np.nan, 0.0))),
+        Number("p of agreement with the limit, extrapolated in 1/N", compare.agrees(data.theory, data.nets).p_value),
     ]
 
 

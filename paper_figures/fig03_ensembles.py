@@ -19,8 +19,8 @@ from matplotlib.figure import Figure
 import compare
 import finite
 from paper_figures.cache import cached
-from paper_figures.claim import Claim
 from paper_figures.figure import width_colors
+from paper_figures.headline import Number
 from widthwise import MLP, GradientDescent, Parameterization, Problem, Result, Task, data
 
 QUICK = {16: 32, 64: 32, 256: 8, 768: 4}
@@ -94,7 +94,7 @@ def excess(ensembles: compare.Ensembles, width: int) -> tuple[np.ndarray, np.nda
     return narrow.infinite - wide.single, np.hypot(narrow.infinite_error, wide.single_error)
 
 
-def claims(data: Data) -> list[Claim]:
+def numbers(data: Data) -> list[Number]:
     """An infinite ensemble of narrow networks does not reach one wide network, on fresh data and on train points."""
     out = []
     for name, found in (
@@ -102,14 +102,11 @@ def claims(data: Data) -> list[Claim]:
         ("repeated data: train loss", compare.ensemble(data.offline, points="train")),
     ):
         difference, error = excess(found, NARROW)
-        out.append(
-            Claim.above(f"{name} of infinite ensembles of N = {NARROW} minus that of one widest", difference[-1], error[-1])
-        )
-    test = compare.ensemble(data.offline, points="test")
-    gain = test[NARROW].single[-1] - test[NARROW].infinite[-1]
-    noise = float(np.hypot(test[NARROW].single_error[-1], test[NARROW].infinite_error[-1]))
-    out.append(Claim.above(f"repeated data: what ensembles of N = {NARROW} gain in test loss", gain, noise))
-    return out
+        out.append(Number(f"{name} of infinite ensembles of N = {NARROW} minus that of one widest", difference[-1], error[-1]))
+    test = compare.ensemble(data.offline, points="test")[NARROW]
+    noise = np.hypot(test.single_error[-1], test.infinite_error[-1])
+    gain = test.single[-1] - test.infinite[-1]
+    return [*out, Number(f"repeated data: what ensembles of N = {NARROW} gain in test loss", gain, noise)]
 
 
 def plot(data: Data) -> Figure:

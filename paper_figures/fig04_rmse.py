@@ -15,9 +15,9 @@ from matplotlib.figure import Figure
 
 import compare
 from paper_figures import fig03_ensembles
-from paper_figures.claim import Claim
 from paper_figures.fig03_ensembles import Data
 from paper_figures.figure import width_colors
+from paper_figures.headline import Number
 from widthwise import Result
 
 LITERATURE = {
@@ -109,18 +109,17 @@ def _published() -> list[float]:
     return [float(np.polyfit(np.log(N), np.log(y / np.sqrt(1 + N / 4096)), 1)[0]) for y in rmse.T]
 
 
-def claims(data: Data) -> list[Claim]:
+def numbers(data: Data) -> list[Number]:
     """Slope near -1/2 of single networks on fresh data; near -1 of infinite ensembles; the two differ."""
-    found = compare.to_widest(data.online)
-    laws = slopes(data.offline)
-    single, infinite = laws[1], laws[np.inf]
-    out = [Claim.near("fresh data: exponent at the last step", found.slope[-1], -0.5, within=0.1)]
-    if single is None or infinite is None:
-        return [*out, Claim("exponents of averages are resolved", False)]
-    out.append(Claim.near("repeated data, infinite ensembles: exponent", infinite.exponent, -1, within=3 * infinite.error))
-    error = float(np.hypot(single.error, infinite.error))
-    out.append(Claim.above("how much steeper than single networks", single.exponent - infinite.exponent, error))
-    return out
+    found, laws = compare.to_widest(data.online), slopes(data.offline)
+    (single, its_error), (infinite, error) = (
+        (law.exponent, law.error) if law else (np.nan, 0.0) for law in (laws[1], laws[np.inf])
+    )
+    return [
+        Number("fresh data: exponent at the last step", found.slope[-1], found.slope_error[-1]),
+        Number("repeated data: exponent of infinite ensembles", infinite, error),
+        Number("how much steeper than that of single networks", single - infinite, np.hypot(its_error, error)),
+    ]
 
 
 def plot(data: Data) -> Figure:

@@ -23,8 +23,8 @@ import dmft
 from compare.fits import least_squares
 from paper_figures import runs
 from paper_figures.cache import cached_fluctuations
-from paper_figures.claim import Claim
 from paper_figures.figure import THEORY, width_colors
+from paper_figures.headline import Number
 from widthwise import MLP, Fluctuations, GradientDescent, Parameterization, Problem, Result, tasks
 
 WIDTHS = (16, 32, 64, 128)
@@ -47,7 +47,7 @@ def problem() -> Problem:
 
 def compute(quick: bool = False) -> Data:
     """Solve the 1/N theory and train the ensembles, or load them."""
-    p, n, total = problem(), *((512, 2**16) if quick else (2048, 2**19))
+    p, n, total = problem(), *((1024, 2**18) if quick else (2048, 2**19))
     theory = cached_fluctuations(p, f"dmft.fluctuations {n}", lambda: dmft.fluctuations(p, num_paths=n))
     return Data(theory, runs.networks(p, {N: total // N for N in WIDTHS}, save_kernels=[]))
 
@@ -88,17 +88,17 @@ def table(data: Data) -> str:
     return "\n".join(lines)
 
 
-def claims(data: Data) -> list[Claim]:
+def numbers(data: Data) -> list[Number]:
     """Intercept and slope are those of the theory; the slope is below zero."""
     theory, (value, error) = predicted(data), fitted(data)
     mean, sem = theory.mean(0), theory.std(0, ddof=1) / np.sqrt(len(theory))
     both = np.hypot(error[:2], sem)
     slower, its_error = rates(data)[0]
     return [
-        Claim.near("rate, extrapolated in 1/N", value[0], round(mean[0], 5), within=3 * both[0]),
-        Claim.near("coefficient of 1/N", value[1], round(mean[1], 4), within=3 * both[1]),
-        Claim.above("minus the predicted coefficient", -mean[1], sem[1]),
-        Claim.above(f"limit's rate less that of N = {min(data.nets)}", mean[0] - slower, float(np.hypot(sem[0], its_error))),
+        Number("rate extrapolated in 1/N, less that of the limit", value[0] - mean[0], both[0]),
+        Number("coefficient of 1/N, less that of the 1/N theory", value[1] - mean[1], both[1]),
+        Number("coefficient of 1/N by the 1/N theory", mean[1], sem[1]),
+        Number(f"rate of N = {min(data.nets)}, less that of the limit", slower - mean[0], np.hypot(sem[0], its_error)),
     ]
 
 

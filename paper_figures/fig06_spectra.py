@@ -15,8 +15,8 @@ from matplotlib.figure import Figure
 import compare
 from compare import SpectralComparison
 from paper_figures import runs
-from paper_figures.claim import Claim
 from paper_figures.figure import width_colors
+from paper_figures.headline import Number
 from widthwise import MLP, GradientDescent, Parameterization, Problem, Result, Task, tasks
 
 WIDTHS = (32, 64, 128, 256)
@@ -50,15 +50,17 @@ def table(data: Data) -> str:
     return str(found(data))
 
 
-def claims(data: Data) -> list[Claim]:
+def numbers(data: Data) -> list[Number]:
     """The start knows no width; after training narrow kernels have grown less."""
     first, last = (found(data)[i] for i in (0, -1))
     out = []
     for i, N in enumerate(sorted(data)[:2]):
-        start, its_error = first.trace_ratio[i], first.trace_ratio_error[i]
-        out.append(Claim.near(f"trace at the start, N = {N} over widest", start, 1.0, within=4 * its_error))
-        less = 1 - last.trace_ratio[i]
-        out.append(Claim.above(f"1 - trace after training, N = {N} over widest", less, last.trace_ratio_error[i]))
+        out.append(
+            Number(f"N = {N}: trace at the start over that of the widest", first.trace_ratio[i], first.trace_ratio_error[i])
+        )
+        out.append(
+            Number(f"N = {N}: trace after training over that of the widest", last.trace_ratio[i], last.trace_ratio_error[i])
+        )
     return out
 
 

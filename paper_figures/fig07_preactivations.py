@@ -20,8 +20,8 @@ import compare
 import dmft
 from compare.distributions import Distance
 from paper_figures import runs
-from paper_figures.claim import Claim
 from paper_figures.figure import THEORY, width_colors
+from paper_figures.headline import Number
 from widthwise import MLP, GradientDescent, Parameterization, Problem, Result, tasks
 
 WIDTHS = (8, 32, 128, 512)
@@ -90,23 +90,22 @@ def table(data: Data) -> str:
     return "\n".join(lines)
 
 
-def claims(data: Data) -> list[Claim]:
+def numbers(data: Data) -> list[Number]:
     """One network is as far as N draws are; together the widest have the density of the limit, the narrowest nearly."""
     out = []
     narrow, wide = min(data.nets), max(data.nets)
     for layer in LAYERS:
-        slope, error = exponent(data, layer)
-        out.append(Claim.near(f"layer {layer}: exponent of the distance of one network", slope, -0.5, within=3 * error + 0.05))
-        far = data.together[layer][wide]
-        out.append(
-            Claim(
-                f"layer {layer}: networks of width {wide} have the density of the limit, p = {far.p_value:.2g}",
-                far.p_value > 0.01,
-            )
-        )
         near = data.together[layer][narrow]
         move = compare.wasserstein(*(_fields(data.theory, layer, k) for k in (0, -1)))
-        out.append(Claim.above(f"layer {layer}: how far training moved the density", move.value, move.error, 5 * near.value))
+        out += [
+            Number(f"layer {layer}: exponent of the distance of one network", *exponent(data, layer)),
+            Number(f"layer {layer}: p of the density at N = {wide}", data.together[layer][wide].p_value),
+            Number(
+                f"layer {layer}: distance of all networks of N = {narrow}, over how far training moves the density",
+                near.value / move.value,
+                near.value / move.value * np.hypot(near.error / near.value, move.error / move.value),
+            ),
+        ]
     return out
 
 

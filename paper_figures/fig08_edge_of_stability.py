@@ -20,8 +20,8 @@ from sklearn.datasets import load_digits
 
 import dmft
 from paper_figures import runs
-from paper_figures.claim import Claim
 from paper_figures.figure import THEORY, width_colors
+from paper_figures.headline import Number
 from widthwise import MLP, GradientDescent, Parameterization, Problem, Result, Task
 
 WIDTHS = (32, 128, 512)
@@ -87,25 +87,24 @@ def table(data: Data) -> str:
     return "\n".join(lines)
 
 
-def claims(data: Data) -> list[Claim]:
+def numbers(data: Data) -> list[Number]:
     """Below the edge networks follow the limit; at the edge all hover at 2; widths coincide."""
     out = []
     for name, result in _wide(data["at"]):
-        late, error = last_half(result)
-        out.append(Claim.near(f"{name}: eta0 sharpness at the edge, last half", late, 2, within=3 * error + 0.1))
-        start = float(scaled(result)[:, 0].mean())
-        out.append(Claim.near(f"{name}: eta0 sharpness at the start", start, 0.8, within=0.1))
-        out.append(Claim(f"{name}: at the edge the loss goes up at times", bool(np.diff(result.mean.loss).max() > 0)))
+        out += [
+            Number(f"{name}: eta0 sharpness at the edge, last half", *last_half(result)),
+            Number(f"{name}: eta0 sharpness at the start", scaled(result)[:, 0].mean()),
+            Number(f"{name}: largest step up of the loss at the edge", np.diff(result.mean.loss).max()),
+        ]
     for name, result in _wide(data["below"]):
-        out.append(Claim(f"{name}: below the edge eta0 sharpness stays below 1.5", bool(scaled(result).mean(0).max() < 1.5)))
-        out.append(Claim(f"{name}: below the edge the loss never goes up", bool(np.diff(result.mean.loss).max() < 0)))
+        out += [
+            Number(f"{name}: largest eta0 sharpness below the edge", scaled(result).mean(0).max()),
+            Number(f"{name}: largest step up of the loss below the edge", np.diff(result.mean.loss).max()),
+        ]
     for case, (theory, nets) in data.items():
-        wide = max(nets)
-        gap = np.abs(scaled(nets[wide]).mean(0) - scaled(theory).mean(0))
-        noise = float(_sem(scaled(nets[wide])).mean())
-        out.append(
-            Claim.near(f"{case}: N = {wide} less the limit, mean over steps", float(gap.mean()), 0, within=3 * noise + 0.02)
-        )
+        wide = scaled(nets[max(nets)])
+        gap = np.abs(wide.mean(0) - scaled(theory).mean(0)).mean()
+        out.append(Number(f"{case}: eta0 sharpness of N = {max(nets)} from the limit, mean over steps", gap, _sem(wide).mean()))
     return out
 
 

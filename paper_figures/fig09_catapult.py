@@ -22,9 +22,9 @@ from matplotlib.figure import Figure
 
 import dmft
 from paper_figures import runs
-from paper_figures.claim import Claim
 from paper_figures.fig08_edge_of_stability import raw_digits
 from paper_figures.figure import THEORY, width_colors
+from paper_figures.headline import Number
 from widthwise import MLP, GradientDescent, Parameterization, Problem, Result, Task
 
 LINEAR_WIDTHS = (64, 512, 4096)
@@ -99,27 +99,20 @@ def table(data: Data) -> str:
     return "\n".join(lines)
 
 
-def claims(data: Data) -> list[Claim]:
+def numbers(data: Data) -> list[Number]:
     """Every linear network follows the map; peaks of wide networks are where those of the limit are."""
-    out = [
-        Claim.near(f"linear, N = {N}: largest difference to the map", _off(net), 0, within=1e-3)
-        for N, net in data.linear.items()
-    ]
-    wide = max(data.linear)
+    out = [Number(f"linear, N = {N}: largest difference to the map", _off(net)) for N, net in data.linear.items()]
+    wide, limit = max(data.linear), _limit_loss()
     height, error = _highest(data.linear[wide])
-    limit = float(_limit_loss().max())
-    out.append(Claim.near(f"linear, N = {wide}: highest loss", height, limit, within=3 * error + 0.03))
-    out.append(Claim("the loss of the limit rises above its start", bool(_limit_loss().max() > 1.5 * _limit_loss()[0])))
+    out.append(Number(f"linear, N = {wide}: highest loss, less that of the limit", height - limit.max(), error))
+    out.append(Number("linear, limit: highest loss over that of the start", limit.max() / limit[0]))
     for name, (theory, nets) in (("full batch", data.full), ("batches", data.batches)):
         net = nets[max(nets)]
         peaks = [1 + int(np.argmax(median(x)[1:8])) for x in (net, theory)]
-        out.append(
-            Claim(f"{name}: first peak of N = {max(nets)} at step {peaks[0]}, of the limit at {peaks[1]}", peaks[0] == peaks[1])
-        )
-        out.append(Claim.near(f"{name}: correlation of log loss with the limit", correlation(net, theory), 1, within=0.02))
+        out.append(Number(f"{name}: first peak of N = {max(nets)}, steps after that of the limit", peaks[0] - peaks[1]))
+        out.append(Number(f"{name}: correlation of log loss with the limit", correlation(net, theory)))
     late = correlation(data.batches[1][max(WIDTHS)], data.batches[0], shift=1)
-    out.append(Claim(f"batches: a step later it is {late:.2f}, below 0.9", late < 0.9))
-    return out
+    return [*out, Number("batches: the same, a step late", late)]
 
 
 def correlation(a: Result, b: Result, shift: int = 0) -> float:

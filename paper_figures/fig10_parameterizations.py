@@ -18,8 +18,8 @@ from matplotlib.figure import Figure
 
 import dmft
 from paper_figures import runs
-from paper_figures.claim import Claim
 from paper_figures.figure import THEORY, width_colors
+from paper_figures.headline import Number
 from widthwise import MLP, GradientDescent, Parameterization, Problem, Result, data, tasks
 
 WIDTHS = (64, 256, 1024)
@@ -97,23 +97,25 @@ def table(data: Data) -> str:
     return "\n".join(lines)
 
 
-def claims(data: Data) -> list[Claim]:
+def numbers(data: Data) -> list[Number]:
     """In mean_field widths agree, and better the wider; in ntk and standard they differ by far more."""
     out = []
     for task, row in data.items():
         near, error = spread(row.nets["mean_field"], WIDTHS[1])
-        out.append(Claim.near(f"{task}, mean_field: N = {WIDTHS[1]} from the widest", near, 0, within=0.03 + 3 * error))
-        least = 2 * spread(row.nets["mean_field"], WIDTHS[0])[0]
+        out.append(Number(f"{task}, mean_field: loss of N = {WIDTHS[1]} from the widest, relative", near, error))
+        narrow, its_error = spread(row.nets["mean_field"], WIDTHS[0])
         for form in ("ntk", "standard"):
-            gap, its_error = spread(row.nets[form], WIDTHS[0])
-            out.append(Claim.above(f"{task}, {form}: N = {WIDTHS[0]} from the widest", gap, its_error, least, errors=2))
+            gap, error = spread(row.nets[form], WIDTHS[0])
+            ratio = narrow / gap
+            name = f"{task}, mean_field: the same of N = {WIDTHS[0]}, over that in {form}"
+            out.append(Number(name, ratio, np.hypot(its_error, ratio * error) / gap))
     row = data["digits"]
     for form, limit in row.limits.items():
         net = _loss(row.nets[form][max(WIDTHS)])
-        gap = float(np.sqrt(np.mean((net.mean(0) - _loss(limit).mean(0)) ** 2) / np.mean(_loss(limit).mean(0) ** 2)))
-        error = float(np.sqrt(np.mean(net.var(0, ddof=1) / len(net)) / np.mean(_loss(limit).mean(0) ** 2)))
-        within = 3 * error + (0.02 if form == "mean_field" else 0.1)  # ntk: gamma^2 = 1/4 is left at N = 1024
-        out.append(Claim.near(f"digits, {form}: the widest from its limit", gap, 0, within=within))
+        scale = np.mean(_loss(limit).mean(0) ** 2)
+        gap = np.sqrt(np.mean((net.mean(0) - _loss(limit).mean(0)) ** 2) / scale)
+        error = np.sqrt(np.mean(net.var(0, ddof=1) / len(net)) / scale)
+        out.append(Number(f"digits, {form}: loss of the widest from the limit, relative", gap, error))
     return out
 
 

@@ -22,8 +22,8 @@ import dmft
 from compare.distributions import Distance
 from paper_figures import runs
 from paper_figures.axes import width_axis
-from paper_figures.claim import Claim
 from paper_figures.figure import THEORY, width_colors
+from paper_figures.headline import Number
 from widthwise import MLP, Adam, GradientDescent, Parameterization, Problem, Result, Transformer, data, tasks
 
 WIDTHS = (32, 128, 512)
@@ -134,25 +134,19 @@ def table(data: Data) -> str:
     return "\n".join(lines)
 
 
-def claims(data: Data) -> list[Claim]:
+def numbers(data: Data) -> list[Number]:
     """Outputs approach the limit like N^-1/2 and extrapolate to it; kernels and attention approach those of the widest."""
-    slope, error = exponent(data)
-    verdict = compare.agrees(data.theory, data.nets)
     out = [
-        Claim.near("exponent of the error of f of one network", slope, -0.5, within=3 * error + 0.1),
-        Claim(f"networks extrapolate to the limit, p = {verdict.p_value:.2g}", bool(verdict)),
+        Number("exponent of the error of f of one network", *exponent(data)),
+        Number("p of agreement with the limit, extrapolated in 1/N", compare.agrees(data.theory, data.nets).p_value),
     ]
     narrow, middle, wide = sorted(data.text)
     for field in FIELDS:
         (a, a_error), (b, b_error) = (kernels(data, field)[N] for N in (narrow, middle))
-        out.append(
-            Claim.above(f"{field}: 1 - alignment, N = {narrow} less N = {middle}", a - b, float(np.hypot(a_error, b_error)))
-        )
+        out.append(Number(f"{field}: 1 - alignment, N = {narrow} less N = {middle}", a - b, np.hypot(a_error, b_error)))
     near, far = attention(data)[middle], moved(data)
-    out.append(
-        Claim.above(f"attention moved in training, beyond N = {middle} from N = {wide}", far.value, far.error, near.value)
-    )
-    return out
+    name = f"attention: how far it moved in training, less N = {middle} from N = {wide}"
+    return [*out, Number(name, far.value - near.value, np.hypot(far.error, near.error))]
 
 
 def plot(data: Data) -> Figure:

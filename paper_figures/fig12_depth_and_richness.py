@@ -19,8 +19,8 @@ from matplotlib.figure import Figure
 import dmft
 from paper_figures import runs
 from paper_figures.cache import cached_fluctuations
-from paper_figures.claim import Claim
 from paper_figures.figure import THEORY, width_colors
+from paper_figures.headline import Number
 from widthwise import MLP, Fluctuations, GradientDescent, Parameterization, Problem, Result, tasks
 
 WIDTHS = (16, 32, 64)
@@ -92,7 +92,7 @@ def table(data: Data) -> str:
     return "\n".join(lines)
 
 
-def claims(data: Data) -> list[Claim]:
+def numbers(data: Data) -> list[Number]:
     """Networks have the variance and bias of the theory in every case; variance grows with depth, falls with gamma0."""
     out = []
     for (depth, gamma0), case in data.items():
@@ -100,19 +100,21 @@ def claims(data: Data) -> list[Claim]:
         for name, label in (("variance", "N Var f"), ("bias", "N bias f y")):
             width = max(nets[name]) if name == "variance" else min(nets[name])  # the narrowest know the bias best
             (value, error), (expected, its_error) = nets[name][width], theory[name]
-            within = 3 * float(np.hypot(error, its_error)) + 4 * abs(expected) / width  # + the next order in 1/N
-            where = f"depth {depth}, gamma0 {gamma0:g}: {label} of N = {width}"
-            out.append(Claim.near(where, value, round(expected, 4), within=within))
-            if name == "variance":
-                out.append(Claim(f"{where} would not be taken for half as much", bool(abs(value - expected / 2) > within)))
+            ratio = value / expected
+            spread = abs(ratio) * np.hypot(error / value, its_error / expected)
+            where = f"depth {depth}, gamma0 {gamma0:g}: {label} of N = {width}, over that of the theory"
+            out.append(Number(where, ratio, spread))
     shallow, deep = (of_theory(data[(depth, 1.0)])["variance"] for depth in (DEPTHS[0], DEPTHS[-1]))
-    grows, error = deep[0] - shallow[0], float(np.hypot(shallow[1], deep[1]))
-    out.append(Claim.above(f"N Var f at depth {DEPTHS[-1]} less that at depth {DEPTHS[0]}", grows, error))
-    bias, error = of_networks(data[(DEPTHS[-1], 1.0)])["bias"][min(WIDTHS)]
-    out.append(Claim.above(f"narrow networks of depth {DEPTHS[-1]} learn less: - N bias f y", -bias, error))
+    grows = deep[0] - shallow[0], np.hypot(shallow[1], deep[1])
     lazy, rich = (of_theory(data[(2, gamma0)])["variance"] for gamma0 in (RICHNESS[0], RICHNESS[-1]))
-    out.append(Claim.above("N Var f at small less at large gamma0", lazy[0] - rich[0], float(np.hypot(lazy[1], rich[1]))))
-    return out
+    return [
+        *out,
+        Number(f"N Var f at depth {DEPTHS[-1]}, less that at depth {DEPTHS[0]}", *grows),
+        Number(f"N bias f y of networks of depth {DEPTHS[-1]}", *of_networks(data[(DEPTHS[-1], 1.0)])["bias"][min(WIDTHS)]),
+        Number(
+            f"N Var f at gamma0 = {RICHNESS[0]:g}, less that at {RICHNESS[-1]:g}", lazy[0] - rich[0], np.hypot(lazy[1], rich[1])
+        ),
+    ]
 
 
 def plot(data: Data) -> Figure:

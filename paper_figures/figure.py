@@ -43,6 +43,11 @@ def names() -> list[str]:
     return sorted(module.name for module in pkgutil.iter_modules(paper_figures.__path__) if re.match(r"fig\d\d_", module.name))
 
 
+def starting_with(beginning: str) -> list[str]:
+    """The figures whose names begin so; none for an empty beginning."""
+    return [name for name in names() if beginning and name.startswith(beginning)]
+
+
 def find(name: str) -> Figure:
     """The figure of that name.
 

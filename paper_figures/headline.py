@@ -67,14 +67,17 @@ class Bounds:
         if not (math.isfinite(value) and math.isfinite(error)):
             return False
         near = self.expected is None or abs(value - self.expected) <= self.within + error
-        return near and (self.above is None or value - error > self.above) and (self.below is None or value + error < self.below)
+        return (
+            near and (self.above is None or value - error > self.above) and (self.below is None or value + error < self.below)
+        )
 
-    def __str__(self) -> str:
-        spare = f"{self.errors:g} errors"
-        near = " + ".join([f"{self.within:g}"] * bool(self.within) + [spare])
-        parts = [] if self.expected is None else [f"expected {self.expected:g} within {near}"]
-        parts += [f"{side} {x:g} by {spare}" for side, x in (("above", self.above), ("below", self.below)) if x is not None]
-        return ", ".join(parts)
+    def told_of(self, number: Number) -> str:
+        """In words; of an exact number without its errors."""
+        spare = [f"{self.errors:g} errors"] * bool(number.error and self.errors)
+        near = " + ".join([f"{self.within:g}"] * bool(self.within) + spare)
+        parts = [] if self.expected is None else [f"expected {self.expected:g}" + (f" within {near}" if near else "")]
+        sides = (("above", self.above), ("below", self.below))
+        return ", ".join([*parts, *(" by ".join([f"{side} {x:g}", *spare]) for side, x in sides if x is not None)])
 
 
 @dataclass(frozen=True)
@@ -88,8 +91,13 @@ class Headline:
     def holds(self) -> bool:
         return self.bounds.hold(self.number)
 
+    @property
+    def wanted(self) -> str:
+        """The bounds in words."""
+        return self.bounds.told_of(self.number)
+
     def __str__(self) -> str:
-        return f"{'holds' if self.holds else 'FAILS'}: {self.number.name} is {self.number}, {self.bounds}"
+        return f"{'holds' if self.holds else 'FAILS'}: {self.number.name} is {self.number}, {self.wanted}"
 
 
 def claim(figure: str) -> str:
@@ -112,7 +120,8 @@ def judge(figure: str, numbers: Sequence[Number]) -> list[Headline]:
     if sorted(names) != sorted(bounds):
         missing, unknown = sorted({*names} - {*bounds}), sorted({*bounds} - {*names})
         raise ValueError(
-            f"{TABLE.name} and {figure} must name the same numbers, each once. Without bounds: {missing}; not measured: {unknown}."
+            f"{TABLE.name} and {figure} must name the same numbers, each once. "
+            f"Without bounds: {missing}; not measured: {unknown}."
         )
     return [Headline(number, Bounds(**bounds[number.name])) for number in numbers]
 

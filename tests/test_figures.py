@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import base64
 import subprocess
 import sys
+from html.parser import HTMLParser
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -15,13 +17,14 @@ from matplotlib.figure import Figure as Canvas
 
 import compare
 import finite
-from paper_figures import cache, figure, runs
+from paper_figures import cache, drawing, figure, headline, report, runs
 from paper_figures import fig01_width_consistency as fig01
 from paper_figures import fig04_rmse as fig04
 from paper_figures import fig09_catapult as fig09
 from paper_figures.__main__ import main
-from paper_figures.cache import cached
-from paper_figures.claim import Claim, ClaimFailed
+from paper_figures.cache import Run, cached, cached_arrays, recorded
+from paper_figures.drawing import Drawing
+from paper_figures.headline import Bounds, Headline, HeadlineFailed, Number
 from widthwise import MLP, GradientDescent, Parameterization, Problem, Result, tasks
 
 NAME = "fig01_width_consistency"
@@ -48,7 +51,7 @@ def test_list() -> None:
     lines = done.stdout.splitlines()
     assert [line.split()[0] for line in lines] == figure.names()
     assert lines[0].startswith(f"{NAME}  ")
-    assert "variance and bias against the limit" in lines[0]
+    assert lines[0].endswith("its squared bias like 1/N^2.")
     assert {"fig02_variance", "fig03_ensembles", "fig04_rmse"} <= {*figure.names()}
 
 
@@ -61,12 +64,12 @@ def test_unknown_name(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> Non
     with pytest.raises(SystemExit) as caught:
         main(["fig99_nothing", "--folder", str(tmp_path / "figures")])
     assert caught.value.code == 2
-    assert f"no figure fig99_nothing; there are: {NAME}" in capsys.readouterr().err
+    assert f"no figure 'fig99_nothing'; there are: {NAME}" in capsys.readouterr().err
     for name in ("fig99_nothing", "figure", "cache", ""):
         with pytest.raises(ValueError, match=f"no figure '{name}'; there are: {NAME}"):
             figure.find(name)
         with pytest.raises(ValueError, match="no figure"):
-            next(figure.draw(name, quick=True, folder=tmp_path / "figures"))
+            drawing.draw(name, quick=True, folder=tmp_path / "figures")
     assert not (tmp_path / "figures").exists()
 
 
@@ -77,14 +80,14 @@ def test_unwritable_folder_is_an_error_before_computing(
     monkeypatch.setattr(fig01, "compute", stop)
     for folder in (tmp_path / "file", tmp_path / "file" / "figures"):
         with pytest.raises(OSError, match=r"cannot write into .*file.*: .*Choose another folder"):
-            next(figure.draw(NAME, quick=True, folder=folder))
+            drawing.draw(NAME, quick=True, folder=folder)
         with pytest.raises(SystemExit) as caught:
             main([NAME, "--folder", str(folder)])
         assert caught.value.code == 1
         assert "cannot write into" in capsys.readouterr().err
     monkeypatch.setattr("os.access", lambda *_: False)  # for root every folder is writable
     with pytest.raises(PermissionError, match=r"Permission denied\. Choose another folder"):
-        next(figure.draw(NAME, quick=True, folder=tmp_path / "figures"))
+        drawing.draw(NAME, quick=True, folder=tmp_path / "figures")
 
 
 # --- the quick figure, end to end ------------------------------------------------------------------------------------------
@@ -95,10 +98,16 @@ def test_quick_figure(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: p
     assert main([NAME, "--quick", "--folder", str(tmp_path / "figures")]) == 0
     printed = capsys.readouterr().out
     files = {path.name: path.read_bytes() for path in (tmp_path / "figures").iterdir()}
-    assert set(files) == {f"{NAME}.png", f"{NAME}.pdf"}
+    assert set(files) == {f"{NAME}.png", f"{NAME}.pdf", f"{NAME}.json"}
     assert files[f"{NAME}.png"].startswith(b"\x89PNG")
     assert files[f"{NAME}.pdf"].startswith(b"%PDF")
-    assert min(map(len, files.values())) > 10_000
+    assert min(len(files[f"{NAME}.{kind}"]) for kind in ("png", "pdf")) > 10_000
+    one = Drawing.load(tmp_path / "figures" / f"{NAME}.json")
+    assert one.holds
+    assert one.quick
+    assert one.table in printed
+    assert len(one.runs) == 1 + len(fig01.WIDTHS)
+    assert all(run.seconds > 0 for run in one.runs)
     for what in ("width  seeds", "limit", "exponent of the variance in N: -", "Extrapolated in 1/N, theory and", "p = "):
         assert what in printed
     assert all(f"\n{N:7d} " in printed for N in fig01.WIDTHS)
@@ -139,15 +148,21 @@ def headline_numbers(theory: Result, nets: dict[int, Result]) -> None:
 
 # --- the other figures -----------------------------------------------------------------------------------------------------
 
-LATER = [name for name in figure.names() if name >= "fig07"]
+
+@pytest.mark.parametrize("name", figure.names())
+def test_every_figure_has_its_parts(name: str) -> None:
+    module = figure.find(name)
+    title, *text = (module.__doc__ or "").splitlines()
+    assert title.endswith(".")
+    assert text
+    assert all(callable(getattr(module, what)) for what in ("compute", "table", "numbers", "plot"))
+    assert headline.claim(name).endswith(".")
+    for bounds in headline._entry(name)["numbers"].values():
+        Bounds(**bounds)
 
 
-def test_later_figures_are_there() -> None:
-    assert [name[:5] for name in LATER][:6] == [f"fig{n:02d}" for n in range(7, 13)]
-    for name in LATER:
-        module = figure.find(name)
-        assert (module.__doc__ or "").splitlines()[0].endswith(".")
-        assert all(callable(getattr(module, what)) for what in ("compute", "table", "claims", "plot"))
+def test_table_of_headlines_has_no_other_figures() -> None:
+    assert sorted(headline._table()) == figure.names()
 
 
 def test_catapult_map_is_that_of_every_network(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -173,47 +188,165 @@ def test_runs_are_kept_by_their_settings(monkeypatch: pytest.MonkeyPatch) -> Non
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("name", LATER)
-def test_later_figures_show_what_they_claim(name: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+@pytest.mark.parametrize("name", figure.names())
+def test_figures_show_what_they_claim(name: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert main([name, "--quick", "--folder", str(tmp_path)]) == 0
     assert "FAILS" not in capsys.readouterr().out
-    assert {path.suffix for path in tmp_path.iterdir() if path.is_file()} == {".png", ".pdf"}
 
 
-# --- claims ------------------------------------------------------------------------------------------------------------------
+# --- headline numbers --------------------------------------------------------------------------------------------------------
 
 
-def test_a_claim_that_fails_is_an_error(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_bounds() -> None:
+    near, above, below = Bounds(expected=-1, within=0.1), Bounds(above=0), Bounds(below=1, errors=2)
+    cases = [
+        (near, -1.09, 0, True),
+        (near, -1.11, 0, False),
+        (near, -1.11, 0.01, True),
+        (near, -1.14, 0.01, False),
+        (above, 3.1, 1, True),
+        (above, 2.9, 1, False),
+        (above, -0.1, 0, False),
+        (below, 0.5, 0.2, True),
+        (below, 0.5, 0.3, False),
+        (near, np.nan, 0, False),
+        (near, -1, np.inf, False),
+        (above, np.inf, 0, False),
+    ]
+    for bounds, value, error, holds in cases:
+        assert bounds.hold(Number("x", value, error)) is holds
+    assert str(Headline(Number("slope", -1.05, 0.02), near)) == (
+        "holds: slope is -1.05 +- 0.02, expected -1 within 0.1 + 3 errors"
+    )
+    assert str(Headline(Number("p", 0.5), Bounds(above=0.9))) == "FAILS: p is 0.5, above 0.9"
+    with pytest.raises(ValueError, match=r"expected .* above or below"):
+        Bounds()
+    with pytest.raises(ValueError, match="within must be"):
+        Bounds(expected=1, within=-1)
+
+
+class Small:
+    """A figure of <nothing>.
+
+    With a text.
+    """
+
+    table = staticmethod(lambda data: "a table & more")
+    plot = staticmethod(lambda data: plt.figure(figsize=(1, 1)))
+
+    def __init__(self, value: float):
+        self.value = value
+
+    def compute(self, quick: bool) -> None:
+        cached_arrays("small", {"value": self.value}, lambda value: {"x": np.array(value)})
+
+    def numbers(self, data: Any) -> list[Number]:
+        return [Number("slope", self.value), Number("gap", 3.1, 1.0)]
+
+
+TABLE = {
+    name: {
+        "claim": "Nothing is < 1.",
+        "open": "All.",
+        "numbers": {"slope": {"expected": -1, "within": 0.1}, "gap": {"above": 0}},
+    }
+    for name in ("fig98_small", "fig99_small")
+}
+
+
+@pytest.fixture
+def small(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Two figures of nothing, the second outside of its bounds."""
+    modules = {"fig98_small": Small(-1.05), "fig99_small": Small(-1.2)}
+    monkeypatch.setattr(figure, "find", lambda name: modules[name])
+    monkeypatch.setattr(figure, "names", lambda: [*modules])
+    monkeypatch.setattr(headline, "_table", lambda: TABLE)
+
+
+@pytest.mark.usefixtures("small")
+def test_a_number_out_of_bounds_is_an_error(tmp_path: Path) -> None:
     """After the figure is written, and said in its print-out."""
+    said: list[str] = []
+    assert drawing.draw("fig98_small", quick=True, folder=tmp_path, say=said.append).holds
+    assert said[0] == "a table & more"
+    assert said[1] == "holds: slope is -1.05, expected -1 within 0.1\nholds: gap is 3.1 +- 1, above 0 by 3 errors"
+    with pytest.raises(HeadlineFailed, match=r"fig99_small does not show what it claims\. FAILS: slope is -1\.2"):
+        drawing.draw("fig99_small", quick=True, folder=tmp_path)
+    assert {path.suffix for path in tmp_path.glob("fig99_small.*")} == {".png", ".pdf", ".json"}
+    assert not Drawing.load(tmp_path / "fig99_small.json").holds
 
-    class Small:
-        """A figure of nothing."""
 
-        compute = staticmethod(lambda quick: None)
-        table = staticmethod(lambda data: "a table")
-        plot = staticmethod(lambda data: plt.figure())
+@pytest.mark.usefixtures("small")
+def test_numbers_and_table_must_name_the_same() -> None:
+    for names in (("slope",), ("slope", "gap", "more"), ("slope", "gap", "gap")):
+        with pytest.raises(ValueError, match="must name the same numbers, each once"):
+            headline.judge("fig98_small", [Number(name, 1.0) for name in names])
+    with pytest.raises(ValueError, match=r"has no entry for fig97_other: give it its claim"):
+        headline.claim("fig97_other")
 
-        def __init__(self, value: float):
-            self.value = value
 
-        def claims(self, data: Any) -> list[Claim]:
-            return [Claim.near("slope", self.value, -1, within=0.1), Claim.above("gap", 3.1, 1.0)]
+# --- the page of all figures -------------------------------------------------------------------------------------------------
 
-    for value, holds in ((-1.05, True), (-1.2, False)):
-        monkeypatch.setattr(figure, "find", lambda _, value=value: Small(value))
-        drawn = figure.draw("fig99_small", quick=True, folder=tmp_path)
-        said = [next(drawn), next(drawn), next(drawn), next(drawn)]
-        assert said[:1] == ["a table"]
-        assert said[1] == (
-            f"{'holds' if holds else 'FAILS'}: slope is {value:.3f}, expected -1 within 0.1\n"
-            "holds: gap is 3.1 +- 1, above 0 by 3 errors"
-        )
-        if holds:
-            assert not [*drawn]
-        else:
-            with pytest.raises(ClaimFailed, match=r"fig99_small does not show what it claims: slope is -1\.200"):
-                next(drawn)
-    assert not Claim.above("gap", 2.9, 1.0)
+
+class Page(HTMLParser):
+    """What a page shows, and what it would load from elsewhere."""
+
+    def __init__(self, text: str):
+        super().__init__()
+        self.text, self.sources, self.ids, self.links = "", [], [], []
+        self.open: list[str] = []
+        self.feed(text)
+        assert not self.open
+
+    def handle_starttag(self, tag: str, attrs: Any) -> None:
+        attributes = dict(attrs)
+        if tag not in ("meta", "img"):
+            self.open.append(tag)
+        self.sources += [value for name, value in attributes.items() if name == "src"]
+        self.links += [value for name, value in attributes.items() if name == "href"]
+        self.ids += [attributes["id"]] if "id" in attributes else []
+
+    def handle_endtag(self, tag: str) -> None:
+        assert self.open.pop() == tag
+
+    def handle_data(self, data: str) -> None:
+        self.text += data
+
+
+@pytest.mark.usefixtures("small")
+def test_page_of_all_figures(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["--all", "--quick", "--folder", str(tmp_path)]) == 1  # fig99_small fails, and the page is written all the same
+    printed = capsys.readouterr()
+    assert "1 of 2 do not show what they claim: fig99_small" in printed.err
+    html = (tmp_path / "index.html").read_text()
+    page = Page(html)
+    assert page.ids == ["fig98_small", "fig99_small"]
+    assert page.links == [f"#{name}" for name in page.ids]
+    assert [source[:22] for source in page.sources] == ["data:image/png;base64,"] * 2
+    pictures = [base64.b64decode(source[22:]) for source in page.sources]
+    assert pictures == [(tmp_path / f"{name}.png").read_bytes() for name in page.ids]
+    for what in ("A figure of <nothing>.", "With a text.", "a table & more", "Nothing is < 1.", "All.", "quick size"):
+        assert what in page.text
+    assert page.text.count("expected -1 within 0.1") == 2
+    assert (page.text.count("FAILS"), page.text.count("In 1 of them")) == (3, 1)  # number, section, summary
+    for name, value in Drawing.load(tmp_path / "fig98_small.json").versions.items():
+        assert f"{name} {value}" in page.text or name == "date"
+    assert "http" not in html
+    with pytest.raises(FileNotFoundError, match=r"not drawn in .*: fig97_other"):
+        report.write(tmp_path, ["fig97_other"])
+
+
+def test_beginnings_of_names(tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> None:
+    drawn: list[str] = []
+    monkeypatch.setattr("paper_figures.__main__.draw", lambda name, **_: drawn.append(name))
+    assert main(["fig02", NAME, "fig01", "--folder", str(tmp_path)]) == 0
+    assert drawn == ["fig02_variance", NAME]
+    for wrong in ("fig99", ""):
+        with pytest.raises(SystemExit):
+            main([wrong])
+    with pytest.raises(SystemExit):
+        main(["fig01", "--quick", "--full"])
+    capsys.readouterr()
 
 
 def test_distances_of_averages() -> None:
@@ -259,6 +392,42 @@ def test_cache(results: Path) -> None:
     cached(PROBLEM.replace(eta0=0.21), "width 4", compute)
     assert compute.calls == 3
     assert len([*results.iterdir()]) == 3
+
+
+def test_arrays_are_kept_and_runs_recorded(results: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    calls = []
+
+    def compute(n: int, name: str) -> dict[str, np.ndarray]:
+        calls.append((n, name))
+        return {"x": np.arange(n), "y": np.array([0.5])}
+
+    with recorded() as first:
+        a = cached_arrays("counting", {"n": 3, "name": "a"}, compute)
+        b = cached_arrays("counting", {"name": "a", "n": 3}, compute)
+    assert calls == [(3, "a")]
+    assert sorted(a) == sorted(b) == ["x", "y"]
+    assert np.array_equal(a["x"], b["x"])
+    assert first[0] == first[1]  # with the seconds of the time it was computed
+    assert first[0].of == "counting"
+    for name, n in (("counting", 4), ("another", 3)):  # negative twins
+        cached_arrays(name, {"n": n, "name": "a"}, compute)
+    assert len(calls) == 3
+    assert len(first) == 2  # nothing is recorded after the block
+    for path in results.iterdir():
+        path.write_bytes(b"damaged")
+    cached_arrays("counting", {"n": 3, "name": "a"}, compute)
+    assert "computing again" in capsys.readouterr().out
+    assert len(calls) == 4
+
+
+def test_runs_of_results_are_recorded() -> None:
+    compute = Counting()
+    with recorded() as first:
+        cached(PROBLEM, "width 4", compute)
+    with recorded() as again:
+        cached(PROBLEM, "width 4", compute)
+    assert first == again == [Run(str(PROBLEM), "width 4", first[0].seconds)]
+    assert first[0].seconds > 0
 
 
 def test_another_version_computes_again(monkeypatch: pytest.MonkeyPatch) -> None:
