@@ -12,7 +12,7 @@ import jax
 import matplotlib
 
 from paper_figures import figure, report
-from paper_figures.drawing import draw
+from paper_figures.drawing import draw, drawn
 from paper_figures.headline import HeadlineFailed, claim
 
 EPILOG = """\
@@ -23,7 +23,8 @@ examples:
   python -m paper_figures --all --quick                  all of them, and index.html, one page that holds everything
 
 Runs are kept under results/ and used again; a run that was interrupted costs only what it had not finished. The exit status
-is 1 if a headline number is outside of its bounds (paper_figures/headlines.toml).
+is 1 if a headline number is outside of its bounds (paper_figures/headlines.toml). --all leaves alone what the same code has
+drawn into the folder before.
 """
 
 
@@ -58,6 +59,11 @@ def main(arguments: list[str] | None = None) -> int:
         start = time.perf_counter()
         print(f"[{i}/{len(names)}] {name}: {claim(name)}", flush=True)
         try:
+            before = drawn(name, quick=options.quick, folder=options.folder) if options.all else None
+            if before:
+                print("\n".join(map(str, before.headlines)) + f"\ndrawn by the same code on {before.versions['date']}")
+                before.or_raise()
+                continue
             draw(name, quick=options.quick, folder=options.folder)
         except OSError as error:
             parser.exit(1, f"{parser.prog}: {error.strerror or error}\n")

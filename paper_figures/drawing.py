@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import functools
+import hashlib
+import importlib.util
 import json
 import time
 from collections.abc import Callable
@@ -25,7 +28,7 @@ class Drawing:
         name: of the figure. title: first line of its text. text: the rest. claim: in one sentence. leaves_open: see headline.
         quick: the quick size. headlines: numbers, each with its bounds. table: as printed.
         runs: what it is made of. seconds: of this drawing, with what had to be computed for it.
-        versions: and device and date.
+        sources: fingerprint of all code that drew it. versions: and device and date.
     """
 
     name: str
@@ -38,11 +41,18 @@ class Drawing:
     table: str
     runs: list[Run]
     seconds: float
+    sources: str
     versions: dict[str, str]
 
     @property
     def holds(self) -> bool:
         return all(line.holds for line in self.headlines)
+
+    def or_raise(self) -> Drawing:
+        """This drawing, or HeadlineFailed with the numbers that are outside of their bounds."""
+        if failed := [str(line) for line in self.headlines if not line.holds]:
+            raise headline.HeadlineFailed(f"{self.name} does not show what it claims. {'; '.join(failed)}")
+        return self
 
     def save(self, folder: Path) -> Path:
         """Write NAME.json."""
@@ -57,6 +67,31 @@ class Drawing:
         text = json.loads(path.read_text(encoding="utf-8"))
         lines = [Headline(Number(**line["number"]), Bounds(**line["bounds"])) for line in text["headlines"]]
         return Drawing(**{**text, "headlines": lines, "runs": [Run(**run) for run in text["runs"]]})
+
+
+PACKAGES = ("widthwise", "dmft", "finite", "compare", "paper_figures")
+
+
+@functools.cache
+def sources() -> str:
+    """Fingerprint of all code and settings that a figure can depend on."""
+    digest = hashlib.sha256()
+    for package in PACKAGES:
+        (folder,) = importlib.util.find_spec(package).submodule_search_locations  # type: ignore[union-attr, misc]
+        for path in sorted(Path(folder).rglob("*")):
+            if path.suffix in {".py", ".toml", ".mplstyle"}:
+                digest.update(str(path.relative_to(folder)).encode() + path.read_bytes())
+    return digest.hexdigest()[:16]
+
+
+def drawn(name: str, *, quick: bool, folder: Path) -> Drawing | None:
+    """The drawing in the folder, if there is one of this size that the same code has drawn."""
+    try:
+        drawing = Drawing.load(folder / f"{name}.json")
+    except (OSError, ValueError, TypeError, KeyError):
+        return None
+    there = all((folder / f"{name}.{suffix}").exists() for suffix in ("png", "pdf"))
+    return drawing if there and drawing.quick == quick and drawing.sources == sources() else None
 
 
 def draw(name: str, *, quick: bool, folder: Path, say: Callable[[str], Any] = print) -> Drawing:
@@ -86,10 +121,9 @@ def draw(name: str, *, quick: bool, folder: Path, say: Callable[[str], Any] = pr
             say(f"wrote {folder / name}.{suffix}")
         plt.close(canvas)
     seconds = time.perf_counter() - start
+    kept = [*dict.fromkeys(runs)]
     drawing = Drawing(
-        name, title, text.strip(), claim, leaves_open, quick, headlines, table, [*dict.fromkeys(runs)], seconds, versions()
+        name, title, text.strip(), claim, leaves_open, quick, headlines, table, kept, seconds, sources(), versions()
     )
     drawing.save(folder)
-    if failed := [line for line in headlines if not line.holds]:
-        raise headline.HeadlineFailed(f"{name} does not show what it claims. {'; '.join(map(str, failed))}")
-    return drawing
+    return drawing.or_raise()

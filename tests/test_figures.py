@@ -51,7 +51,7 @@ def test_list() -> None:
     lines = done.stdout.splitlines()
     assert [line.split()[0] for line in lines] == figure.names()
     assert lines[0].startswith(f"{NAME}  ")
-    assert lines[0].endswith("its squared bias like 1/N^2.")
+    assert lines[0].endswith("falls like 1/N.")
     assert {"fig02_variance", "fig03_ensembles", "fig04_rmse"} <= {*figure.names()}
 
 
@@ -314,11 +314,21 @@ class Page(HTMLParser):
 
 
 @pytest.mark.usefixtures("small")
-def test_page_of_all_figures(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_page_of_all_figures(tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> None:
     assert main(["--all", "--quick", "--folder", str(tmp_path)]) == 1  # fig99_small fails, and the page is written all the same
     printed = capsys.readouterr()
     assert "1 of 2 do not show what they claim: fig99_small" in printed.err
     html = (tmp_path / "index.html").read_text()
+    monkeypatch.setattr(Small, "compute", stop)
+    assert main(["--all", "--quick", "--folder", str(tmp_path)]) == 1  # drawn by the same code: left alone, and judged
+    assert capsys.readouterr().out.count("drawn by the same code") == 2
+    assert (tmp_path / "index.html").read_text() == html
+    for arguments in (["--all"], ["fig98", "--quick"]):  # negative twins: another size; one figure is always drawn
+        with pytest.raises(AssertionError, match="must not be computed"):
+            main([*arguments, "--folder", str(tmp_path)])
+    monkeypatch.setattr(drawing, "sources", lambda: "other code")
+    with pytest.raises(AssertionError, match="must not be computed"):
+        main(["--all", "--quick", "--folder", str(tmp_path)])
     page = Page(html)
     assert page.ids == ["fig98_small", "fig99_small"]
     assert page.links == [f"#{name}" for name in page.ids]
