@@ -16,6 +16,7 @@ from matplotlib.figure import Figure
 import compare
 import dmft
 import finite
+from paper_figures.axes import width_axis
 from paper_figures.cache import cached
 from paper_figures.figure import THEORY, width_colors
 from paper_figures.headline import Number
@@ -91,7 +92,7 @@ def _losses(axes: Axes, data: Data) -> None:
         axes.plot(net.mean.steps, net.mean.loss, color=colors[N], label=f"N = {N}")
         axes.plot(net.mean.steps, np.asarray(net.mean.test_loss), color=colors[N], ls="--")
     mean = data.theory.mean
-    axes.plot(mean.steps, mean.loss, color=THEORY, lw=1, label="limit")
+    axes.plot(mean.steps, mean.loss, color=THEORY, lw=1, label="limit (dmft)")
     axes.plot(mean.steps, np.asarray(mean.test_loss), color=THEORY, lw=1, ls="--")
     axes.set(yscale="log", xlabel="step", ylabel="loss", title="(a) train (full) and test (dashed) loss")
     axes.legend(ncols=2)
@@ -119,7 +120,8 @@ def _alignment(axes: Axes, data: Data) -> None:
         mean, sem = np.array([x.mean() for x in runs]), np.array([x.std(ddof=1) / np.sqrt(len(x)) for x in runs])
         axes.errorbar(widths, mean, 2 * sem, marker="o", ms=4, label=rf"$\Phi^{ell}$ of one network")
     axes.plot(widths, mean[0] * widths[0] / widths, color="0.6", ls=":", label=r"$\propto 1/N$")
-    axes.set(xscale="log", yscale="log", xlabel="width N", ylabel="1 - alignment", title="(c) feature kernels at the last step")
+    axes.set(yscale="log", ylabel="1 - alignment", title="(c) feature kernels at the last step")
+    width_axis(axes, data.nets)
     axes.legend()
 
 
@@ -140,5 +142,7 @@ def _scaling(axes: Axes, data: Data) -> None:
         axes.plot(hidden, bounds, "v", color=color, mfc="none", ms=5, label=bounded)
         if fit:
             axes.plot(scaling.widths, fit(scaling.widths), color=color, lw=1, label=f"exponent {fit}")
-    axes.set(xscale="log", yscale="log", xlabel="width N", ylabel="mean over steps and points", title="(d) output f over seeds")
-    axes.legend()
+    axes.set(yscale="log", ylabel="mean over steps and points", title="(d) output f over seeds")
+    axes.set_ylim(axes.get_ylim()[0] / 12, None)  # room for the legend
+    width_axis(axes, data.nets)
+    axes.legend(loc="lower left", ncols=2)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import base64
+import re
 import subprocess
 import sys
 from html.parser import HTMLParser
@@ -163,6 +164,11 @@ def test_every_figure_has_its_parts(name: str) -> None:
 
 def test_table_of_headlines_has_no_other_figures() -> None:
     assert sorted(headline._table()) == figure.names()
+
+
+def test_page_of_docs_lists_every_figure() -> None:
+    page = (Path(__file__).parents[1] / "docs" / "figures.md").read_text()
+    assert re.findall(r"^\| `(fig\w+)` \| (.*) \|$", page, re.MULTILINE) == [(n, headline.claim(n)) for n in figure.names()]
 
 
 def test_catapult_map_is_that_of_every_network(monkeypatch: pytest.MonkeyPatch) -> None:
