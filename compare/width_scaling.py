@@ -20,7 +20,8 @@ class WidthScaling:
     Attributes:
         widths: (n,) widths N.
         num_seeds: (n,) networks at each.
-        variance, variance_error: (n,) mean over (t, m) of Var f_m(t), unbiased; standard errors by bootstrap over seeds.
+        variance, variance_error: (n,) mean over (t, m) of Var f_m(t), unbiased; standard errors from the spread over seeds,
+            of one relative size sqrt(kappa / seeds) at all widths, which few seeds at one width would tell badly.
         bias2, bias2_error: (n,) mean over (t, m) of (<f_m(t)> - limit)^2 with the sampling noise taken out (can come out
             below zero where it is not resolved); None without theory.
         variance_fit, bias2_fit: power laws; exponents -1 and -2 are expected at large width. None if not resolved.
@@ -62,7 +63,7 @@ def width_scaling(
     Args:
         nets: ensembles by width.
         theory: their limit; without it only the variance is measured.
-        num_resamples: of the bootstrap over seeds (and over replicas of the theory).
+        num_resamples: of the bootstrap of the bias over seeds (and over replicas of the theory).
         seed: of the bootstrap.
 
     Raises:
@@ -85,42 +86,49 @@ def width_scaling(
         same_points(nets[N], nets[widths[0]] if theory is None else theory)
     if theory is not None and theory.trajectory.n == 1:
         raise ValueError("the theory has one replica only: its noise is the spread of two or more.")
-    rng = np.random.default_rng(seed)
-    reference = None if theory is None else _resampled(theory, num_resamples, rng)
-    variance, bias2 = [], []
-    for N in widths:
-        mean, var, sem2 = _resampled(nets[N], num_resamples, rng)
-        variance.append(var.mean(-1))
-        if reference is not None:
-            noise = sem2 + reference[2]
-            noise[1:] *= 2  # a resample carries the noise of the sample besides its own
-            bias2.append(((mean - reference[0]) ** 2 - noise).mean(-1))
-
     counts = np.array([nets[N].trajectory.n for N in widths])
-    value, error = _value_and_error(variance)
-    fit = fit_power_law(widths, value, error)
-    if reference is None:
-        return WidthScaling(widths, counts, value, error, fit)
-    bias_value, bias_error = _value_and_error(bias2)
-    bias_fit = fit_power_law(widths, bias_value, bias_error)
-    return WidthScaling(widths, counts, value, error, fit, bias_value, bias_error, bias_fit)
+    squares = [_squares(nets[N]) for N in widths]
+    value = np.array([x.mean() for x in squares])
+    relative = np.sqrt(_kappa(squares) / counts)
+    low = np.exp(-(relative**2) / 2)  # so much the logarithm of a noisy number is off
+    fit = fit_power_law(widths, value / low, value / low * relative)
+    if theory is None:
+        return WidthScaling(widths, counts, value, value * relative, fit)
+    rng = np.random.default_rng(seed)
+    limit, limit_noise = _resampled(theory, num_resamples, rng)
+    bias2 = np.empty((len(widths), num_resamples + 1))
+    for i, N in enumerate(widths):
+        mean, noise = _resampled(nets[N], num_resamples, rng)
+        noise += limit_noise
+        noise[1:] *= 2  # a resample carries the noise of the sample besides its own
+        bias2[i] = ((mean - limit) ** 2 - noise).mean(-1)
+    bias, bias_error = bias2[:, 0], bias2[:, 1:].std(1, ddof=1)
+    return WidthScaling(widths, counts, value, value * relative, fit, bias, bias_error, fit_power_law(widths, bias, bias_error))
+
+
+def _squares(net: Result) -> Float[np.ndarray, "runs"]:
+    """What every network adds to the variance: mean over steps and points of (f - <f>)^2, n / (n - 1) times."""
+    n = net.trajectory.n
+    f = np.asarray(net.samples.f, dtype=np.float64).reshape(n, -1)
+    return ((f - f.mean(0)) ** 2).mean(1) * (n / (n - 1))
+
+
+def _kappa(squares: list[Float[np.ndarray, "runs"]]) -> float:
+    """Relative variance of the squares, pooled over widths: the law in 1/N has the same at every large width."""
+    spread = [np.sum((x / (x.mean() or 1.0) - 1) ** 2) for x in squares]
+    return float(np.sum(spread) / np.sum([len(x) - 1 for x in squares]))
 
 
 def _resampled(result: Result, num: int, rng: np.random.Generator) -> tuple[Float[np.ndarray, "resamples entries"], ...]:
-    """Mean, unbiased variance and squared standard error of every entry of f; row 0 of the sample, the rest of resamples."""
+    """Mean and squared standard error of every entry of f; row 0 of the sample, the rest of resamples."""
     n = result.trajectory.n
     if n == 0:  # exact
         mean = np.repeat(result.mean.f.reshape(1, -1), num + 1, axis=0)
-        return mean, np.zeros_like(mean), np.zeros_like(mean)
+        return mean, np.zeros_like(mean)
     f = np.asarray(result.samples.f, dtype=np.float64).reshape(n, -1)
     center = f.mean(0)
     counts = np.vstack([np.ones(n), rng.multinomial(n, np.full(n, 1 / n), size=num)])
     mean = counts @ (f - center) / n
     var = np.maximum(counts @ (f - center) ** 2 / n - mean**2, 0.0) * (n / (n - 1))
     var[1:] *= n / (n - 1)  # a resample's variance is smaller by 1 - 1/n once more
-    return mean + center, var, var / n
-
-
-def _value_and_error(statistics: list[Float[np.ndarray, "resamples"]]) -> tuple[np.ndarray, np.ndarray]:
-    stacked = np.array(statistics)
-    return stacked[:, 0], stacked[:, 1:].std(1, ddof=1)
+    return mean + center, var / n

@@ -167,6 +167,29 @@ def test_reported_errors_are_the_spread_over_repetitions() -> None:
     assert 0.75 < exponent < 1.35
 
 
+def test_exponent_from_few_and_unequal_seeds() -> None:
+    """64 networks of the narrowest, 4 of the widest: three errors cover, as 5 of 1000 would be outside of those of a normal."""
+    seeds = {64: 64, 128: 32, 256: 16, 512: 8, 1024: 4}
+
+    def once(rng: np.random.Generator) -> tuple[float, float]:
+        def f(N: int, n: int) -> np.ndarray:
+            return rng.standard_normal((n, 4, 1)) * np.array([1, 0.5, 0.25, 0.1])[:, None] / np.sqrt(N)
+
+        nets = {N: outputs(f(N, n)) for N, n in seeds.items()}
+        fit = compare.width_scaling(nets).variance_fit
+        assert fit is not None
+        squares = {N: np.var(net.samples.f[..., 0], axis=0, ddof=1).mean() for N, net in nets.items()}
+        each = {N: ((net.samples.f[..., 0] - net.mean.f[:, 0]) ** 2).mean(1).std(ddof=1) for N, net in nets.items()}
+        own = compare.fit_power_law([*seeds], [*squares.values()], [each[N] / np.sqrt(n) for N, n in seeds.items()])
+        assert own is not None
+        return (fit.exponent + 1) / fit.error, (own.exponent + 1) / own.error
+
+    z, of_own = simulated(once, 400, 5).T
+    assert np.mean(np.abs(z) > 3) < 0.02
+    assert abs(z.mean()) < 0.3
+    assert np.mean(np.abs(of_own) > 3) > 0.03  # negative twin: every width with the errors of its own few seeds
+
+
 def test_bias_is_unbiased_where_there_is_none() -> None:
     """Networks around the theory itself: bias^2 averages to zero, sampling noise of both sides taken out, and errors cover."""
 
