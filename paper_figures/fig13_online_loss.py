@@ -53,7 +53,7 @@ ROWS = {
         (0.2, 0.003),
         {"batch_size": 10},
         140,
-        ({32: 128, 128: 64, 512: 32}, {32: 512, 128: 256, 512: 128}),
+        ({32: 512, 128: 256, 512: 96}, {32: 2048, 128: 1024, 512: 384}),
     ),
 }
 """Called when wanted: digits are read from a file."""
@@ -76,7 +76,7 @@ def compute(quick: bool = False) -> Data:
         for (form, parameterization), eta0 in zip(FORMS.items(), row.rates, strict=True):
             training = GradientDescent(eta0, row.num_steps, "cross_entropy", **row.training)
             p = Problem(row.architecture, parameterization, row.stream, training)
-            some = {N: n if form == "mean_field" else max(n // 2, 6) for N, n in seeds.items()}
+            some = {N: n if form == "mean_field" else min(max(n // 2, 6), 64) for N, n in seeds.items()}
             out[task][form] = runs.networks(p, some, record=record, num_probes=256, throw=False)
     p = fig11.text_problem(quick)
     standard = GradientDescent(TEXT_RATE, p.training.num_steps, "cross_entropy", batch_size=32, optimizer=Adam())
