@@ -77,7 +77,7 @@ def compute(quick: bool = False) -> Data:
             training = GradientDescent(eta0, row.num_steps, "cross_entropy", **row.training)
             p = Problem(row.architecture, parameterization, row.stream, training)
             some = {N: n if form == "mean_field" else min(max(n // 2, 6), 64) for N, n in seeds.items()}
-            out[task][form] = runs.networks(p, some, record=record, num_probes=256, throw=False)
+            out[task][form] = runs.networks(p, some, record=record, num_probes=128, throw=False)
     p = fig11.text_problem(quick)
     standard = GradientDescent(TEXT_RATE, p.training.num_steps, "cross_entropy", batch_size=32, optimizer=Adam())
     q = Problem(p.architecture, FORMS["standard"], p.task, standard)
