@@ -8,6 +8,7 @@ import pytest
 import compare
 import dmft
 import finite
+from tests.test_readme import DOCS, scripts
 from widthwise import MLP, Estimate, GradientDescent, Parameterization, Problem, Result, Status, Task, Trajectory, tasks
 
 D = 6
@@ -328,3 +329,16 @@ def test_limit_against_networks(loss, eta0):
     assert narrow.max() > 8  # negative twin
     other = of(limit_of(problem.replace(gamma0=4.8)))
     assert (np.abs(other[0] - wide) / noise).max() > 4  # gamma0 off by 20 %
+
+
+def test_script_of_the_page(capsys):
+    """It runs as written, and says that the theory and the networks see one direction."""
+    page: dict = {}
+    for script in scripts(DOCS / "scaling" / "simplicity_bias.md"):
+        exec(script, page)
+    shown = capsys.readouterr().out
+    assert shown.count("the rest   swapped") == 2
+    assert "correlation of errors" in shown
+    for result in (page["theory"], page["nets"]):
+        assert compare.first_layer(result).direction[0] > 0.9
+        assert compare.swap_test(result).rest.value[-1] < 0.05
