@@ -305,11 +305,25 @@ def test_lazy_networks_keep_their_weights():
     assert rich.effective_rank().value[1] < 2 < 0.9 * D < lazy.effective_rank().value[1]
 
 
+def test_swaps_in_the_lazy_limit():
+    """Particles at gamma0 = 0.01 against the kernel of the limit gamma0 -> 0, which is exact; at gamma0 = 1 no longer."""
+    kernel = compare.swap_test(dmft.solve(phenomenon(1.0), dmft.Lazy(), progress=False))
+    assert kernel.rest_output.error[-1] == 0.0
+    for gamma0, same in ((1e-2, True), (1.0, False)):
+        particles = compare.swap_test(dmft.solve(phenomenon(gamma0), dmft.TwoLayer(512, 8), progress=False))
+        for mine, exact in (
+            (particles.rest_output, kernel.rest_output),
+            (particles.directions_output, kernel.directions_output),
+        ):
+            apart = abs(mine.value[-1] - exact.value[-1])
+            assert (apart < 4 * mine.error[-1] + 1e-3 * exact.value[-1]) == same, (gamma0, apart, mine.error[-1])
+
+
 @pytest.mark.parametrize(("loss", "eta0"), [("logistic", 0.2), pytest.param("mse", 0.05, marks=pytest.mark.slow)])
 def test_limit_against_networks(loss, eta0):
     """Share, rank and outputs of networks, extrapolated in 1/N, are those of the limit; width 4 itself is not."""
     problem = phenomenon(4.0, loss, eta0=eta0)
-    theory = limit_of(problem)
+    theory = limit_of(problem, 2048)
     nets = {
         N: finite.train(problem, width=N, num_seeds=n, save=["h", "z"], progress=False)
         for N, n in ((4, 512), (128, 48), (256, 48))
