@@ -22,7 +22,6 @@ from matplotlib.figure import Figure
 import compare
 import dmft
 import finite
-from compare.simplicity import Measured
 from paper_figures.cache import cached_arrays
 from paper_figures.figure import THEORY, width_colors
 from paper_figures.headline import Number
@@ -73,14 +72,13 @@ def weights(points: int, num_steps: int, paths: int, runs: int) -> dict[str, np.
     return out
 
 
-def swaps(points: int, num_steps: int, paths: int, runs: int) -> dict[str, np.ndarray]:
-    """Predictions that change with the slabs, by margin."""
+def exchanges(points: int, num_steps: int, paths: int, runs: int) -> dict[str, np.ndarray]:
+    """Predictions that change with the slabs, and the change of the output (4, margins): each with its error."""
 
     def of(margin: float, regime: str, N: int | str) -> np.ndarray:
-        task = tasks.independent_features(points, 100, input_dim=D, margin=margin)
-        p = problem(tasks.swapped(task, FIRST), regime, num_steps)
-        rest = compare.swap_test(solve(p, N, runs, paths, save_kernels=[])).rest
-        return np.array([x[-1] for x in rest])
+        task = tasks.swapped(tasks.independent_features(points, 100, input_dim=D, margin=margin), FIRST)
+        test = compare.swap_test(solve(problem(task, regime, num_steps), N, runs, paths, save_kernels=[]))
+        return np.array([x[-1] for x in (*test.rest, *test.rest_output)])
 
     return {f"{regime} {N}": np.array([of(m, regime, N) for m in MARGINS]).T for regime in REGIMES for N in (LIMIT, WIDTH)}
 
@@ -100,7 +98,7 @@ def pairs(points: int, num_steps: int, paths: int, runs: int) -> dict[str, np.nd
         with_second, with_same = ([compare.joint_errors(first, other, at) for at in places] for other in (second, same))
         lines = [[x.first, x.second, x.average, y.average] for x, y in zip(with_second, with_same, strict=True)]
         out[f"accuracy {N}"] = np.array(lines).transpose(1, 2, 0)  # (pair, value or error, noise)
-        correlations = [[x.correlation or Measured(np.nan, np.nan) for x in side] for side in (with_second, with_same)]
+        correlations = [[x.correlation or (np.nan, np.nan) for x in side] for side in (with_second, with_same)]
         out[f"correlation {N}"] = np.array(correlations).transpose(0, 2, 1)
     return out
 
@@ -109,7 +107,7 @@ def compute(quick: bool = False) -> Data:
     """Solve and train, or load."""
     size = {"points": 192, "num_steps": 80} if quick else {"points": 256, "num_steps": 200}
     size |= {"paths": 512, "runs": 16} if quick else {"paths": 2048, "runs": 64}
-    panels = (weights, swaps, pairs)
+    panels = (weights, exchanges, pairs)
     return Data(*(cached_arrays(f"simplicity bias, {panel.__name__}", size, panel) for panel in panels))
 
 
@@ -121,7 +119,11 @@ def table(data: Data) -> str:
 
     lines = [f"share of the first coordinate at steps {data.weights['steps'].tolist()}, by regime and width"]
     lines += [row(key, *x) for key, x in data.weights.items() if key != "steps"]
-    lines += [f"predictions that change with the slabs, margins {MARGINS}", *(row(key, *x) for key, x in data.swaps.items())]
+    lines += [
+        f"predictions that change with the slabs, margins {MARGINS}",
+        *(row(key, *x[:2]) for key, x in data.swaps.items()),
+    ]
+    lines += ["change of the output with the slabs, relative", *(row(key, *x[2:]) for key, x in data.swaps.items())]
     lines.append(f"accuracy, and correlation of errors, at noise {NOISES}")
     for N in (LIMIT, WIDTH):
         lines += [row(f"{pair}, {N}", *x) for pair, x in zip(PAIRS, data.pairs[f"accuracy {N}"], strict=True)]
@@ -137,16 +139,18 @@ def numbers(data: Data) -> list[Number]:
 
     share = {key: x[:, -1] for key, x in data.weights.items() if key != "steps"}
     wide, at = max(WIDTHS), {margin: i for i, margin in enumerate(MARGINS)}
-    out = [Number(f"share of the linear feature, {regime} limit", *share[f"{regime} {LIMIT}"]) for regime in REGIMES]
+    out, feature = [], "share of the linear feature,"
     for regime in REGIMES:
-        name = f"share of the linear feature, {regime} networks of width {wide} less limit"
-        out.append(difference(name, share[f"{regime} {wide}"], share[f"{regime} {LIMIT}"]))
+        of_limit, of_wide = share[f"{regime} {LIMIT}"], share[f"{regime} {wide}"]
+        out.append(Number(f"{feature} {regime} limit", *of_limit))
+        out.append(difference(f"{feature} {regime} networks of width {wide} less limit", of_wide, of_limit))
     for regime, margin in (("rich", 1.0), ("lazy", 1.0), ("lazy", 2.0)):
         name = f"predictions that change with the slabs, {regime} limit, margin {margin:g}"
-        out.append(Number(name, *data.swaps[f"{regime} {LIMIT}"][:, at[margin]]))
+        out.append(Number(name, *data.swaps[f"{regime} {LIMIT}"][:2, at[margin]]))
     for regime, margin in (("rich", 0.5), ("lazy", 1.5)):
-        sides = [data.swaps[f"{regime} {N}"][:, at[margin]] for N in (WIDTH, LIMIT)]
-        out.append(difference(f"the same, networks of width {WIDTH} less limit, {regime}, margin {margin:g}", *sides))
+        sides = [data.swaps[f"{regime} {N}"][2:, at[margin]] for N in (WIDTH, LIMIT)]
+        name = f"change of the output with the slabs, networks of width {WIDTH} less limit, {regime}, margin {margin:g}"
+        out.append(difference(name, *sides))
     noise = NOISES.index(1.0)
     for i, name in enumerate(SECONDS):
         out.append(Number(f"correlation of errors, {name}, limit", *data.pairs[f"correlation {LIMIT}"][i, :, noise]))
@@ -164,7 +168,7 @@ def plot(data: Data) -> Figure:
     color = width_colors(WIDTHS)[max(WIDTHS)]
     for regime, (line, marker) in marks.items():
         b.plot(MARGINS, data.swaps[f"{regime} {LIMIT}"][0], color=THEORY, ls=line, lw=1, label=f"limit (dmft), {regime}")
-        value, error = data.swaps[f"{regime} {WIDTH}"]
+        value, error = data.swaps[f"{regime} {WIDTH}"][:2]
         b.errorbar(MARGINS, value, 2 * error, color=color, marker=marker, ms=4, ls="", label=f"N = {WIDTH}, {regime}")
     b.set(
         xlabel="margin of the linear feature",
