@@ -138,7 +138,7 @@ def numbers(data: Data) -> list[Number]:
         return Number(name, x[0] - y[0], np.hypot(x[1], y[1]))
 
     share = {key: x[:, -1] for key, x in data.weights.items() if key != "steps"}
-    wide, at = max(WIDTHS), {margin: i for i, margin in enumerate(MARGINS)}
+    wide, at, noise = max(WIDTHS), {margin: i for i, margin in enumerate(MARGINS)}, NOISES.index(1.0)
     out, feature = [], "share of the linear feature,"
     for regime in REGIMES:
         of_limit, of_wide = share[f"{regime} {LIMIT}"], share[f"{regime} {wide}"]
@@ -151,7 +151,6 @@ def numbers(data: Data) -> list[Number]:
         sides = [data.swaps[f"{regime} {N}"][2:, at[margin]] for N in (WIDTH, LIMIT)]
         name = f"change of the output with the slabs, networks of width {WIDTH} less limit, {regime}, margin {margin:g}"
         out.append(difference(name, *sides))
-    noise = NOISES.index(1.0)
     for i, name in enumerate(SECONDS):
         out.append(Number(f"correlation of errors, {name}, limit", *data.pairs[f"correlation {LIMIT}"][i, :, noise]))
         accuracy = data.pairs[f"accuracy {LIMIT}"][..., noise]
@@ -164,9 +163,8 @@ def plot(data: Data) -> Figure:
     """(a) Share of the linear feature, (b) swaps, (c) second models."""
     figure, (a, b, c) = plt.subplots(1, 3, figsize=(11.0, 3.7))
     _weights(a, data)
-    marks = {"rich": ("-", "o"), "lazy": ("--", "s")}
     color = width_colors(WIDTHS)[max(WIDTHS)]
-    for regime, (line, marker) in marks.items():
+    for regime, line, marker in zip(REGIMES, ("-", "--"), "os", strict=True):
         b.plot(MARGINS, data.swaps[f"{regime} {LIMIT}"][0], color=THEORY, ls=line, lw=1, label=f"limit (dmft), {regime}")
         value, error = data.swaps[f"{regime} {WIDTH}"][:2]
         b.errorbar(MARGINS, value, 2 * error, color=color, marker=marker, ms=4, ls="", label=f"N = {WIDTH}, {regime}")
