@@ -1,8 +1,9 @@
 """Learning curves of kernels and of random features, from their spectra alone.
 
 Top: kernel regression on p samples. (a) Gaussian features with a power-law spectrum: train and test error at two ridges.
-(b) The same by mode: a mode is learned once p eta_k passes the effective ridge. (c) A kernel of inner products on the sphere in
-ten dimensions, that of a wide ReLU network: degrees of the target are learned one after the other. Its data are not Gaussian.
+(b) The same by mode: a mode is learned once p eta_k passes the effective ridge, and is left with noise from all that is not
+learned. (c) The tangent kernel of a wide ReLU network on the sphere in ten dimensions: degrees of the target are learned one
+after the other. Dotted: what comes from degree 1, which is not what is in it.
 Bottom: k random features on n samples with label noise. (d, e) Test and train error against k at every ridge: without much of
 one the test error peaks at k = n. (f) At the best ridge of every point it falls in k and in n; more is better.
 
@@ -18,11 +19,12 @@ import numpy as np
 from matplotlib.figure import Figure
 
 from dmft import scaling, spectra
-from dmft.spectra.closed_forms import degeneracy, gegenbauer
+from dmft.spectra.closed_forms import gegenbauer
 from finite import linear_models
 from paper_figures.cache import cached_arrays
 from paper_figures.figure import THEORY
 from paper_figures.headline import Number
+from paper_figures.solvable import Arrays, column, explain, mean_and_error, points, ratio, shades, stacked
 from widthwise import MLP, Spectrum
 
 MODES = (1, 4, 16, 64)
@@ -31,8 +33,6 @@ RIDGES = (1e-3, 0.1, 1.0, 10.0)
 DIM, DEGREES = 10, {1: 0.6, 2: 0.4}
 """Sphere: dimension, and the target's power by degree."""
 
-Arrays = dict[str, np.ndarray]
-
 
 class Data(NamedTuple):
     """Arrays of the three simulations, each with its theory."""
@@ -40,11 +40,6 @@ class Data(NamedTuple):
     gauss: Arrays
     sphere: Arrays
     features: Arrays
-
-
-def mean_and_error(x: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Over draws, the first axis."""
-    return x.mean(0), x.std(0, ddof=1) / np.sqrt(len(x))
 
 
 def gaussian(a: float, b: float, M: int, noise: float, sizes: tuple[int, ...], draws: int) -> Arrays:
@@ -63,8 +58,7 @@ def gaussian(a: float, b: float, M: int, noise: float, sizes: tuple[int, ...], d
         found.append(mean_and_error(np.array(out)))
     curves = [spectra.learning_curve(spectrum, sizes, ridge=ridge, noise=noise) for ridge in KERNEL_RIDGES]
     theory = [c.test for c in curves] + [c.train for c in curves] + [*(curves[0].mode_errors[:, at] / spectrum.power[at]).T]
-    wrong = spectra.learning_curve(spectrum, 1.2 * np.array(sizes), ridge=KERNEL_RIDGES[0], noise=noise).test
-    return {**_columns(found), "theory": np.stack(theory, 1), "wrong": wrong, "sizes": np.array(sizes)}
+    return {**stacked(found), "theory": np.stack(theory, 1), "sizes": np.array(sizes)}
 
 
 def sphere(sizes: tuple[int, ...], noise: float, ridge: float, draws: int, top: int = 20) -> Arrays:
@@ -91,9 +85,10 @@ def sphere(sizes: tuple[int, ...], noise: float, ridge: float, draws: int, top: 
             out.append([error.sum(), *error[[*DEGREES]]])
         found.append(mean_and_error(np.array(out)))
     curve = spectra.learning_curve(spectrum, sizes, ridge=ridge, noise=noise)
-    by_degree = (spectrum.multiplicity * curve.mode_errors)[:, order]
-    theory = np.stack([curve.test, *by_degree[:, [*DEGREES]].T], 1)
-    return {**_columns(found), "theory": theory, "sizes": np.array(sizes)}
+    at = order[[*DEGREES]]
+    inside, source = (spectrum.multiplicity[at] * x[:, at] for x in (curve.mode_errors, curve.by_source))
+    theory = np.column_stack([curve.test, inside, source])
+    return {**stacked(found), "theory": theory, "sizes": np.array(sizes)}
 
 
 def random_features(n: int, sizes: tuple[int, ...], more: tuple[int, ...], M: int, draws: int) -> Arrays:
@@ -118,94 +113,56 @@ def random_features(n: int, sizes: tuple[int, ...], more: tuple[int, ...], M: in
     return {**out, "theory_test": theory.test, "theory_train": theory.train, "k": k, "n": np.array(more)}
 
 
-def _columns(found: list[tuple[np.ndarray, np.ndarray]]) -> Arrays:
-    return {"mean": np.array([x[0] for x in found]), "error": np.array([x[1] for x in found])}
-
-
 def compute(quick: bool = False) -> Data:
     """Simulate and solve, or load."""
-    sizes, draws = ((8, 16, 32, 64, 128, 256), 40) if quick else ((8, 16, 32, 64, 128, 256, 512), 200)
+    sizes, draws = (8, 16, 32, 64, 128, 256), 100 if quick else 400
     law: dict[str, Any] = {"a": 2.0, "b": 1.5, "M": 1000, "noise": 0.3}
     gauss = cached_arrays("learning curves, Gaussian", {**law, "sizes": sizes, "draws": draws}, gaussian)
-    settings = {"sizes": (8, 16, 32, 64, 128, 256), "noise": 0.1, "ridge": 0.01, "draws": draws}
-    round_ = cached_arrays("learning curves, sphere", settings, sphere)
+    settings = {"sizes": sizes, "noise": 0.1, "ridge": 0.01, "draws": draws}
+    on_sphere = cached_arrays("learning curves, sphere", settings, sphere)
     k, n = ((8, 16, 32, 64, 96, 128, 192, 256, 512), 128) if quick else ((8, 16, 32, 64, 128, 192, 256, 384, 512, 1024), 256)
     settings = {"n": n, "sizes": k, "more": (32, 64, n), "M": 500, "draws": 16 if quick else 60}
-    return Data(gauss, round_, cached_arrays("random features", settings, random_features))
+    return Data(gauss, on_sphere, cached_arrays("random features", settings, random_features))
 
 
 def table(data: Data) -> str:
     """Test errors, theory and simulation."""
-    gauss, features = data.gauss, data.features
-    lines = [f"Gaussian features, ridge {KERNEL_RIDGES[0]}:    p   theory   simulation"]
-    for p, t, m, e in zip(gauss["sizes"], gauss["theory"][:, 0], gauss["mean"][:, 0], gauss["error"][:, 0], strict=True):
-        lines.append(f"{p:38d}   {t:.4f}   {m:.4f} +- {e:.4f}")
-    lines.append("sphere:                            p   theory   simulation")
-    for p, t, m, e in zip(*(x if x.ndim == 1 else x[:, 0] for x in map(data.sphere.get, ("sizes", "theory", "mean", "error")))):  # type: ignore[union-attr, arg-type]
-        lines.append(f"{p:38d}   {t:.4f}   {m:.4f} +- {e:.4f}")
-    lines.append(f"random features at the best ridge, n = {features['n'][-1]}:    k   theory   simulation")
-    for k, t, m, e in zip(
-        features["k"], features["theory_best"][-1], features["best"][-1], features["best_error"][-1], strict=True
+    lines, rf = [], data.features
+    best = (rf["k"], rf["theory_best"][-1], rf["best"][-1], rf["best_error"][-1])
+    names = ("sizes", "theory", "mean", "error")
+    for title, rows in (
+        (f"Gaussian features, ridge {KERNEL_RIDGES[0]}: p", [data.gauss[x].T.reshape(-1, 6)[0] for x in names]),
+        ("sphere: p", [data.sphere[x].T.reshape(-1, 6)[0] for x in names]),
+        (f"random features at the best ridge, n = {rf['n'][-1]}: k", best),
     ):
-        lines.append(f"{k:50d}   {t:.4f}   {m:.4f} +- {e:.4f}")
+        lines.append(f"{title:45s}  theory   simulation")
+        lines += [f"{x:45.0f}  {t:.4f}   {m:.4f} +- {e:.4f}" for x, t, m, e in zip(*rows, strict=True)]
     return "\n".join(lines)
 
 
 def numbers(data: Data) -> list[Number]:
     """Ratios of simulation to theory, and whether more is better."""
-    gauss, sphere_, rf = data.gauss, data.sphere, data.features
-
-    def ratio(name: str, value: Any, error: Any, theory: Any) -> Number:
-        return Number(name, value / theory, error / theory)
-
-    large = rf["k"] >= 64
-    relative = (rf["test"] / rf["theory_test"])[large]
-    spread = (rf["test_error"] / rf["theory_test"])[large]
+    gauss, rf = data.gauss, data.features
     steps = np.concatenate([np.diff(np.log(rf["theory_best"]), axis=axis).ravel() for axis in (0, 1)])
-    peak = int(np.argmax(rf["theory_test"][:, 0]))
-    rise, rise_error = rf["test"][[peak, 0], 0], rf["test_error"][[peak, 0], 0]
-    more, more_error = rf["best"][-1], rf["best_error"][-1]
-    p = gauss["sizes"][-1]
+    peak, (at,) = int(np.argmax(rf["theory_test"][:, 0])), np.flatnonzero(rf["k"] == 64)
+    top, low = (np.array([rf["test"][i, 0], rf["test_error"][i, 0]]) for i in (peak, 0))
+    more, error = rf["best"][-1], rf["best_error"][-1]
+    large, late, p64 = rf["k"] >= 64, slice(3, None), "p >= 64"
+
+    source = [*column(data.sphere, 1, late)[:2], data.sphere["theory"][late, 3]]
     return [
+        ratio(f"Gaussian features, {p64}: test error over theory", column(gauss, 0, late)),
+        ratio(f"Gaussian features, {p64}: error in mode 1 over theory", column(gauss, 4, late)),
+        ratio(f"sphere, {p64}: test error over theory", column(data.sphere, 0, late)),
+        ratio(f"sphere, {p64}: error in degree 1 over theory", column(data.sphere, 1, late)),
+        ratio(f"sphere, {p64}: error in degree 1 over what comes from degree 1", source),
         ratio(
-            f"Gaussian, most samples: test error over theory",
-            gauss["mean"][-1, 0],
-            gauss["error"][-1, 0],
-            gauss["theory"][-1, 0],
+            "random features, k >= 64: test error over theory", [rf[x][large] for x in ("test", "test_error", "theory_test")]
         ),
-        ratio("the same, over theory at 1.2 p", gauss["mean"][-1, 0], gauss["error"][-1, 0], gauss["wrong"][-1]),
-        ratio(
-            "Gaussian, most samples: error of mode 16 over theory",
-            gauss["mean"][-1, 6],
-            gauss["error"][-1, 6],
-            gauss["theory"][-1, 6],
-        ),
-        ratio(
-            "sphere, p = 256: test error over theory", sphere_["mean"][-1, 0], sphere_["error"][-1, 0], sphere_["theory"][-1, 0]
-        ),
-        Number(
-            "random features, k >= 64: test error over theory, mean", relative.mean(), np.sqrt((spread**2).sum()) / spread.size
-        ),
-        Number(
-            "least ridge: error at the peak k = n over that at k = 8",
-            rise[0] / rise[1],
-            rise[0] / rise[1] * np.hypot(*(rise_error / rise)),
-        ),
+        ratio("least ridge: error at k = n over that at k = 8", [*top, low[0]]),
         Number("best ridge, theory: largest step of log error in k or n", steps.max()),
-        Number(
-            "best ridge, simulated: error at the largest k less that at k = 64",
-            more[-1] - more[rf["k"] == 64][0],
-            np.hypot(more_error[-1], more_error[rf["k"] == 64][0]),
-        ),
+        Number("best ridge: error at the largest k less that at k = 64", more[-1] - more[at], np.hypot(error[-1], error[at])),
     ]
-
-
-def points(
-    ax: Any, x: np.ndarray, mean: np.ndarray, error: np.ndarray, theory: np.ndarray, color: Any, label: str, **style: Any
-) -> None:
-    """Theory as a line, the simulation as points with two standard errors, in one colour."""
-    ax.plot(x, theory, color=color, label=label, **style)
-    ax.errorbar(x, mean, 2 * error, color=color, ls="", marker="o", ms=3, capsize=2)
 
 
 def plot(data: Data) -> Figure:
@@ -213,23 +170,22 @@ def plot(data: Data) -> Figure:
     figure, axes = plt.subplots(2, 3, figsize=(11, 6.4))
     gauss, rf, p, k = data.gauss, data.features, data.gauss["sizes"], data.features["k"]
     for i, (ridge, color) in enumerate(zip(KERNEL_RIDGES, ("C0", "C1"), strict=True)):
-        for j, style, what in ((i, "-", "test"), (i + 2, "--", "train")):
-            columns = (gauss[name][:, j] for name in ("mean", "error", "theory"))
-            points(axes[0, 0], p, *columns, color, f"ridge {ridge:g}, {what}", ls=style)
+        points(axes[0, 0], p, column(gauss, i), color, label=f"ridge {ridge:g}, test")
+        points(axes[0, 0], p, column(gauss, i + 2), color, label=f"ridge {ridge:g}, train", ls="--")
     for i, (mode, color) in enumerate(zip(MODES, shades(len(MODES)), strict=True)):
-        points(axes[0, 1], p, *(gauss[name][:, 4 + i] for name in ("mean", "error", "theory")), color, f"mode {mode}")
+        points(axes[0, 1], p, column(gauss, 4 + i), color, label=f"mode {mode}")
     for i, (color, label) in enumerate(((THEORY, "total"), ("C0", "degree 1"), ("C1", "degree 2"))):
-        columns = (data.sphere[name][:, i] for name in ("mean", "error", "theory"))
-        points(axes[0, 2], data.sphere["sizes"], *columns, color, label)
+        points(axes[0, 2], p, column(data.sphere, i), color, label=label)
+    axes[0, 2].plot(p, data.sphere["theory"][:, 3], color="C0", ls=":", label="what comes from degree 1")
     for i, (ridge, color) in enumerate(zip(RIDGES, shades(len(RIDGES)), strict=True)):
-        for ax, what in zip(axes[1], ("test", "train"), strict=False):
-            points(ax, k, *(rf[x][:, i] for x in (what, f"{what}_error", f"theory_{what}")), color, f"ridge {ridge:g}")
+        for ax, what in ((axes[1, 0], "test"), (axes[1, 1], "train")):
+            found = [rf[x][:, i] for x in (what, f"{what}_error", f"theory_{what}")]
+            points(ax, k, found, color, label=f"ridge {ridge:g}")
     for i, (n, color) in enumerate(zip(rf["n"], shades(len(rf["n"])), strict=True)):
-        points(axes[1, 2], k, rf["best"][i], rf["best_error"][i], rf["theory_best"][i], color, f"n = {n}")
-    axes[1, 0].plot([], [], color=THEORY, label="lines: solvable model")
-    axes[1, 0].errorbar([np.nan], [np.nan], [0], color=THEORY, ls="", marker="o", ms=3, label="points: simulation")
-    titles = ("(a) Gaussian features", "(b) error by mode, ridge 0.01", "(c) ReLU tangent kernel on the sphere")
-    titles += (f"(d) random features, n = {rf['n'][-1]}", "(e) their train error", "(f) at the best ridge")
+        points(axes[1, 2], k, [rf[x][i] for x in ("best", "best_error", "theory_best")], color, label=f"n = {n}")
+    explain(axes[0, 0])
+    titles = ["(a) Gaussian features", "(b) error by mode, ridge 0.01", "(c) ReLU tangent kernel on the sphere"]
+    titles += [f"(d) random features, n = {rf['n'][-1]}", "(e) their train error", "(f) at the best ridge"]
     for ax, title in zip(axes.flat, titles, strict=True):
         ax.set(xscale="log", yscale="log", title=title, xlabel="samples p" if ax in axes[0] else "features k")
         ax.legend(fontsize=7)
@@ -239,8 +195,3 @@ def plot(data: Data) -> Figure:
     axes[1, 1].set(ylabel="train error", ylim=(1e-6, 5))
     axes[1, 2].set_ylabel("test error")
     return figure
-
-
-def shades(number: int) -> Any:
-    """Light to dark."""
-    return plt.get_cmap("viridis_r")(np.linspace(0.12, 0.95, number))
