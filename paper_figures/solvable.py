@@ -37,6 +37,13 @@ def column(x: Arrays, i: int, rows: slice = slice(None)) -> list[np.ndarray]:
     return [x[name][rows, i] for name in ("mean", "error", "theory")]
 
 
+def power(x: Any, mean: Any, error: Any) -> tuple[float, float]:
+    """Exponent of the mean in x, weighted by errors, and its error."""
+    w, X = (np.asarray(mean) / error) ** 2, np.log(x)
+    X = X - np.average(X, weights=w)
+    return float(np.sum(w * X * np.log(mean)) / np.sum(w * X**2)), float(np.sum(w * X**2) ** -0.5)
+
+
 def slope(x: Any, y: Any) -> float:
     """Of log y in log x, by least squares."""
     return float(np.polyfit(np.log(x), np.log(y), 1)[0])
