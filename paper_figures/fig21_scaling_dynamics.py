@@ -130,16 +130,15 @@ def compute(quick: bool = False) -> Data:
 
 
 def table(data: Data) -> str:
-    """Corrections and floors, theory and simulation."""
-    lines = ["corrections of N features      N   theory    simulation"]
-    for j, when in enumerate(("t = 1", "t = infinity")):
-        for N, (mean, error, theory) in zip(data.width["N"], data.width["found"][..., j], strict=True):
-            lines.append(f"{when:25s}  {N:5d}   {theory:.5f}   {mean:.5f} +- {error:.5f}")
-    lines.append("floor of N features            N   theory    simulation")
-    for (a, b), both in zip(EASY, data.floor["found"], strict=True):
-        for what, found in zip(("whole", "bias"), both, strict=True):
-            for N, mean, error, theory in zip(data.floor["N"], *found, strict=True):
-                lines.append(f"a = {a:g}, b = {b:g}, {what:10s} {N:5d}   {theory:.5f}   {mean:.5f} +- {error:.5f}")
+    """Corrections in N and floors, theory and simulation."""
+    rows = [("correction, t = 1", data.width["found"][..., 0].T), ("correction, t = infinity", data.width["found"][..., 1].T)]
+    for (a, _), (whole, bias) in zip(EASY, data.floor["found"], strict=True):
+        rows += [(f"floor, a = {a:g}", whole), (f"bias of it, a = {a:g}", bias)]
+    lines = ["N features                    N   theory    simulation"]
+    for name, found in rows:
+        lines += [
+            f"{name:25s} {N:5d}   {x:.5f}   {m:.5f} +- {e:.5f}" for N, m, e, x in zip(data.width["N"], *found, strict=True)
+        ]
     return "\n".join(lines)
 
 
