@@ -234,7 +234,7 @@ def ridge_regression(
 
 
 def kernel_of_draw(spectrum: Spectrum, num_features: int, seed: int = 0) -> Spectrum:
-    """The kernel of one draw of k features, in its own eigenfunctions: eigenvalues of A Lam A^T / k, the target's power in them.
+    """The kernel of one draw of k features, in its own eigenfunctions: eigenvalues of A Lam A^T / k, target power in each.
 
         A Lam A^T / k = sum_j mu_j u_j u_j^T,   power_j = (u_j . A Lam w*)^2 / (k mu_j)
 
