@@ -24,7 +24,7 @@ from finite import linear_models
 from paper_figures.cache import cached_arrays
 from paper_figures.figure import THEORY
 from paper_figures.headline import Number
-from paper_figures.solvable import Arrays, column, explain, mean_and_error, points, ratio, shades, stacked
+from paper_figures.solvable import Arrays, column, explain, frame, mean_and_error, points, ratio, shades, stacked
 from widthwise import MLP, Spectrum
 
 MODES = (1, 4, 16, 64)
@@ -186,9 +186,7 @@ def plot(data: Data) -> Figure:
     explain(axes[0, 0])
     titles = ["(a) Gaussian features", "(b) error by mode, ridge 0.01", "(c) ReLU tangent kernel on the sphere"]
     titles += [f"(d) random features, n = {rf['n'][-1]}", "(e) their train error", "(f) at the best ridge"]
-    for ax, title in zip(axes.flat, titles, strict=True):
-        ax.set(xscale="log", yscale="log", title=title, xlabel="samples p" if ax in axes[0] else "features k")
-        ax.legend(fontsize=7)
+    frame(axes, titles, ["samples p"] * 3 + ["features k"] * 3)
     axes[0, 0].set_ylabel("mean squared error")
     axes[0, 1].set_ylabel("share of the mode's power left")
     axes[1, 0].set_ylabel("test error")

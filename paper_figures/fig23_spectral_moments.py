@@ -120,7 +120,7 @@ def compute(quick: bool = False) -> Data:
     many = {"P": 30, "sizes": (15, 30, 60, 120, 240, 480), "order": 3, "draws": draws}
     p = problem()
     theory = runs.limit(p)
-    nets = runs.networks(p, {N: (2**13 if quick else 2**15) // N for N in WIDTHS}, save=["h"], progress=False)
+    nets = runs.networks(p, {N: (2**13 if quick else 2**15) // N for N in WIDTHS}, save=["h"])
     settings = {"P": 60, "Q": 80, "order": 4, "draws": 24, "groups": 6 if quick else 32}
     return Data(
         cached_arrays("spectral moments, orders", one, moments_of_samples),

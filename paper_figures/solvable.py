@@ -65,3 +65,10 @@ def explain(ax: Any, theory: str = "solvable model", simulation: str = "simulati
 def shades(number: int) -> Any:
     """Colours of sizes, light for small and dark for large."""
     return plt.get_cmap("viridis_r")(np.linspace(0.12, 0.95, number))
+
+
+def frame(axes: Any, titles: Sequence[str], labels: Sequence[str]) -> None:
+    """Logarithmic axes, titles, labels of x, legends."""
+    for ax, title, label in zip(axes.flat, titles, labels, strict=True):
+        ax.set(xscale="log", yscale="log", title=title, xlabel=label)
+        ax.legend(fontsize=7)
