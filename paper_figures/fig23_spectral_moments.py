@@ -121,11 +121,12 @@ def compute(quick: bool = False) -> Data:
     p = problem()
     theory = runs.limit(p)
     nets = runs.networks(p, {N: (2**13 if quick else 2**15) // N for N in WIDTHS}, save=["h"])
+    of = {"problem": p.fingerprint(), "seeds": tuple(net.trajectory.n for net in nets.values())}
     settings = {"P": 60, "Q": 80, "order": 4, "draws": 24, "groups": 6 if quick else 32}
     return Data(
         cached_arrays("spectral moments, orders", one, moments_of_samples),
         cached_arrays("spectral moments, features", many, moments_of_samples),
-        moments_of_networks(theory, nets),
+        cached_arrays("spectral moments, networks", of, lambda **_: moments_of_networks(theory, nets)),
         cached_arrays("spectral moments, spectra", settings, spectra_of_samples),
     )
 
