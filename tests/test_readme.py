@@ -55,12 +55,16 @@ def test_script_of_spectra(capsys: pytest.CaptureFixture[str]) -> None:
 
 
 def test_script_of_scaling(capsys: pytest.CaptureFixture[str]) -> None:
-    for script in scripts(DOCS / "scaling.md"):
+    pages = ("scaling", "scaling/kernel_regression", "scaling/dynamics", "scaling/feature_learning", "scaling/spectral_moments")
+    for page in pages:
+        (script,) = scripts(DOCS / f"{page}.md")
         exec(script, {})
     shown = capsys.readouterr().out
     assert "test MSE" in shown
+    assert "best ridge" in shown
     assert "exponent to be: 0.33" in shown
     assert "lazy and rich: [0.50" in shown
+    assert "effective dimension" in shown
 
 
 def test_scripts_of_testing(capsys: pytest.CaptureFixture[str]) -> None:
@@ -102,7 +106,7 @@ def test_script_of_scaling_models(capsys: pytest.CaptureFixture[str]) -> None:
     assert "critical batch" in shown
 
 
-@pytest.mark.parametrize("page", [README, *sorted(DOCS.glob("*.md"))], ids=lambda page: page.name)
+@pytest.mark.parametrize("page", [README, *sorted(DOCS.rglob("*.md"))], ids=lambda page: page.name)
 def test_links(page: Path) -> None:
     for target in re.findall(r"\]\(([^)#]+)\)", page.read_text()):
         assert target.startswith("https://") or (page.parent / target).exists(), target
