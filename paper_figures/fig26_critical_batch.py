@@ -1,12 +1,12 @@
 """Steps to a loss against the batch: the same curve, and the same critical batch, at every width from 64 on.
 
 Networks of one hidden ReLU layer learn a polynomial from fresh samples (8 dimensions), in the parameterization that has a
-feature-learning limit. T(B) is the smallest number of steps, over learning rates, after which the held-out loss is a fifth of that
-at the start; it is averaged over networks, streams and the last fifth of the steps, as small batches make it jump. Left: T(B)
-of three widths and of the infinite-width limit, which sees the same batches; networks of width 8 are the twin that is not there
-yet. Right: least squares in one pass, where T(B) is solved without simulation; circles are simulated at the best rate of the
-theory. The critical batch (dashes) is where T is 20% above the line of the smallest batch; it moves with the target, that is
-with the data needed, and not with the width (2410.21676).
+feature-learning limit. T(B) is the smallest number of steps, over learning rates, after which the held-out loss is a fifth of
+that at the start; it is averaged over networks, streams and the last fifth of the steps, as small batches make it jump. Left:
+T(B) of three widths and of the infinite-width limit, which sees the same batches; networks of width 8 are the twin that is not
+there yet. Right: least squares in one pass, where T(B) is solved without simulation; circles are simulated at the best rate of
+the theory. The critical batch (dashes) is where T is 20% above the line of the smallest batch; it moves with the target, that
+is with the data needed, and not with the width (2410.21676).
 """
 
 from __future__ import annotations
