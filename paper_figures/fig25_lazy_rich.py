@@ -93,22 +93,18 @@ def compute(quick: bool = False) -> Data:
             net = runs.networks(problem, {FORM_WIDTH: 16}, dtype="float64", save_kernels=[0], progress=False)
             forms.setdefault(r, {})[kind] = net[FORM_WIDTH]
     curves = {r: runs.limit(nets["mean_field"].problem, save_kernels=[0], progress=False) for r, nets in forms.items()}
-    grid = {
-        "widths": (32, 64, 128) if quick else (32, 64, 128, 256),
-        "seeds": 4 if quick else 8,
-        "steps": 120 if quick else 300,
-    }
+    widths, steps_swept, seeds = ((32, 64, 128), 120, 4) if quick else ((32, 64, 128, 256), 300, 8)
     sweeps = {}
     for kind, middle in SWEPT.items():
-        kept = cached_arrays("sweeps between lazy and rich", {"kind": kind, "middle": middle, **grid}, swept)
-        problem = swept_problem(kind, int(grid["steps"]))  # type: ignore[call-overload]
-        sweeps[kind] = finite.Sweep(problem, grid["widths"], None, rates_of(middle), kept["losses"])  # type: ignore[arg-type]
+        grid = {"kind": kind, "middle": middle, "widths": widths, "seeds": seeds, "steps": steps_swept}
+        losses = cached_arrays("sweeps between lazy and rich", grid, swept)["losses"]
+        sweeps[kind] = finite.Sweep(swept_problem(kind, steps_swept), widths, None, rates_of(middle), losses)
     return Data(steps, limits, forms, curves, sweeps)
 
 
 def sizes(nets: dict[int, Result]) -> tuple[np.ndarray, np.ndarray]:
     """Change of the second layer's fields at every width, and its standard error over networks."""
-    moves = [net.samples["update_size"][:, 0, 1] for net in nets.values()]  # type: ignore[index]  # networks have samples
+    moves = [net.samples["update_size"][:, 0, 1] for net in nets.values()]
     return np.array([x.mean() for x in moves]), np.array([x.std(ddof=1) / len(x) ** 0.5 for x in moves])
 
 
@@ -126,7 +122,7 @@ def predicted(richness: float) -> float:
 
 def apart(nets: dict[str, Result]) -> float:
     """Largest difference of outputs between forms, over the largest output."""
-    f = [net.samples.f for net in nets.values()]  # type: ignore[union-attr]
+    f = [net.samples.f for net in nets.values()]
     return float(max(np.abs(g - f[0]).max() for g in f) / np.abs(f[0]).max())
 
 
@@ -151,10 +147,10 @@ def numbers(data: Data) -> list[Number]:
     out.append(Number("largest difference between forms", max(map(apart, data.forms.values()))))
     other = {str(r): data.forms[r]["mean_field"] for r in RICHNESS[:2]}
     out.append(Number("difference between r = 0 and r = 0.25", apart(other)))
-    (rich, rich_error), *others = (sweep.drift for sweep in data.sweeps.values())
-    out.append(Number("drift of the best rate, mean_field", rich, rich_error))
-    for kind, (drift, error) in zip([*data.sweeps][1:], others, strict=True):
-        out.append(Number(f"drift of the best rate, {kind} minus mean_field", drift - rich, np.hypot(error, rich_error)))
+    (rich, its), *others = (sweep.drift for sweep in data.sweeps.values())
+    out.append(Number("drift of the best rate, mean_field", rich, its))
+    for kind, (drift, own) in zip([*data.sweeps][1:], others, strict=True):
+        out.append(Number(f"drift of the best rate, {kind} minus mean_field", drift - rich, np.hypot(own, its)))
     return out
 
 

@@ -63,7 +63,7 @@ def samples(seed: int, batch: int) -> Iterator[tuple[np.ndarray, np.ndarray]]:
 def losses(width: int, batch: int, steps: int, rates: tuple[float, ...], streams: int, seeds: int) -> dict[str, Any]:
     """Held-out losses of networks, or of the limit (width 0), by rate and stream."""
     x = np.random.default_rng(0).standard_normal((256, D))
-    out = []
+    out: list[Any] = []
     for eta0 in rates:
         for stream in range(streams):
             fresh = tasks.stream(samples(stream, batch), steps)
@@ -76,7 +76,7 @@ def losses(width: int, batch: int, steps: int, rates: tuple[float, ...], streams
             else:
                 method = dmft.TwoLayer(num_paths=512, num_replicas=2, dtype="float32")
                 limit = dmft.solve(problem, method, save_kernels=[0], progress=False, throw=False)
-                out.append(limit.mean.test_loss[None])
+                out.append(np.asarray(limit.mean.test_loss)[None])
     found = np.reshape(out, (len(rates), streams, -1, steps + 1))
     return {"losses": found / found[..., :1]}
 

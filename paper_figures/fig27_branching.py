@@ -69,7 +69,7 @@ def sampled(sets: int, sweeps: int) -> dict[str, Any]:
             "u": [s.scales.reshape(BLOCKS, -1, 2).mean(1) for s in drawn],
             "f": [s.others.reshape(BLOCKS, -1, M).mean(1) for s in drawn],  # type: ignore[union-attr]  # others were asked for
             "variance": [
-                ((s.others - s.others.mean(0)) ** 2).mean(1).reshape(BLOCKS, -1).mean(1)  # type: ignore[operator,union-attr]
+                ((s.others - s.others.mean(0)) ** 2).mean(1).reshape(BLOCKS, -1).mean(1)  # type: ignore[union-attr]
                 for s in drawn
             ],
         }
