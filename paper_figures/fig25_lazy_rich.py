@@ -75,7 +75,7 @@ def swept(kind: str, middle: float, widths: tuple[int, ...], seeds: int, steps: 
 
 
 def compute(quick: bool = False) -> Data:
-    """Some hundred networks of each width for one step; sweeps of four seeds, 120 steps (of full 8 and 300, one width more)."""
+    """Some hundred networks of each width for one step; sweeps of four seeds, 80 steps (of full 8 and 300, one width more)."""
     total = 16384 if quick else 65536
     one = {"save": ["update_size"], "save_kernels": [1]}
     steps: dict[float, dict[int, Result]] = {r: {} for r in RICHNESS}
@@ -85,7 +85,7 @@ def compute(quick: bool = False) -> Data:
             problem = one_step(Parameterization.of_richness(r, N))
             steps[r] |= runs.networks(problem, {N: max(32, total // N)}, progress=False, **one)
             limits[r][N] = runs.limit(problem, dmft.March(tol=1e-8), progress=False, **one)
-    task, training = tasks.sphere(8, input_dim=16), GradientDescent(0.5, 15)
+    task, training = tasks.sphere(6, input_dim=16), GradientDescent(0.6, 10)
     forms: dict[float, dict[str, Result]] = {}
     for r in RICHNESS:
         for kind, form in forms_of(r).items():
@@ -93,7 +93,7 @@ def compute(quick: bool = False) -> Data:
             net = runs.networks(problem, {FORM_WIDTH: 16}, dtype="float64", save_kernels=[0], progress=False)
             forms.setdefault(r, {})[kind] = net[FORM_WIDTH]
     curves = {r: runs.limit(nets["mean_field"].problem, save_kernels=[0], progress=False) for r, nets in forms.items()}
-    widths, steps_swept, seeds = ((32, 64, 128), 120, 4) if quick else ((32, 64, 128, 256), 300, 8)
+    widths, steps_swept, seeds = ((32, 64, 128), 80, 4) if quick else ((32, 64, 128, 256), 300, 8)
     sweeps = {}
     for kind, middle in SWEPT.items():
         grid = {"kind": kind, "middle": middle, "widths": widths, "seeds": seeds, "steps": steps_swept}
@@ -186,13 +186,14 @@ def _forms(axes: Axes, data: Data) -> None:
     for i, (r, nets) in enumerate(data.forms.items()):
         for (kind, net), marker, shift in zip(nets.items(), ("o", "x", "+"), (0, 1, 2), strict=True):
             steps = slice(shift, None, 3)
-            label = f"{kind}, N = {FORM_WIDTH}, 16 seeds" if i == 0 else None
-            axes.plot(net.mean.steps[steps], net.mean.loss[steps], marker, color=f"C{i + 1}", ms=5, mfc="none", label=label)
+            axes.plot(net.mean.steps[steps], net.mean.loss[steps], marker, color=f"C{i + 1}", ms=5, mfc="none")
+            if i == 0:
+                axes.plot([], [], marker, color="0.4", mfc="none", label=f"{kind}, N = {FORM_WIDTH}, 16 seeds")
         limit = data.curves[r].mean
         axes.plot(limit.steps, limit.loss, color=THEORY, lw=1, label="limit (dmft)" if i == 0 else None)
         axes.annotate(
             f"r = {r:g}", (limit.steps[-1], limit.loss[-1]), (4, (6, -10, 0)[i]), textcoords="offset points", color=f"C{i + 1}"
         )
     axes.set(yscale="log", xlabel="step", ylabel="train loss", title="(b) three forms of one network")
-    axes.set_xlim(right=17.5)
+    axes.set_xlim(right=11.7)
     axes.legend(fontsize=7)

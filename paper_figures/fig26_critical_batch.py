@@ -107,7 +107,7 @@ def compute(quick: bool = False) -> Data:
         for batch, steps in STEPS.items():
             kept = cached_arrays("steps to a loss", {"width": N, "batch": batch, "steps": steps, **settings}, losses)
             found.setdefault(N, {})[batch] = kept["losses"]
-    return Data(found, cached_arrays("least squares in one pass", {"draws": 200 if quick else 1000}, least_squares))
+    return Data(found, cached_arrays("least squares in one pass", {"draws": 100 if quick else 1000}, least_squares))
 
 
 def steps_to_target(loss: Float[np.ndarray, "rates streams seeds states"]) -> float:

@@ -12,7 +12,7 @@ K(G_{l-1}) = C C^T and G_l = C V V^T C^T, V lower triangular with a positive dia
     KL = (|V|^2 - n) / 2 - log det V
 
 and V is what is searched over. Written from the line of work on deep kernel machines (2108.13097): the paper's own typography
-of this objective was not at hand.
+of this objective was not at hand. Deep processes of finite width, sampled, do concentrate on it (`finite.graph_process`).
 """
 
 from __future__ import annotations
