@@ -48,6 +48,7 @@ SHOWN_BY = {
     "dmft.spectra.TraceEstimate": "dmft.spectra.trace_of",
     "finite.BranchingSamples": "finite.sample_branching",
     "finite.CoordinateCheck": "finite.coordinate_check",
+    "finite.GraphSamples": "finite.sample_graph_process",
     "finite.Sweep": "finite.sweep",
     "compare.Agreement": "compare.agrees",
     "compare.Distance": "compare.wasserstein",

@@ -99,11 +99,16 @@ def test_scripts_of_deviations(capsys: pytest.CaptureFixture[str]) -> None:
 
 
 def test_script_of_scaling_models(capsys: pytest.CaptureFixture[str]) -> None:
-    for script in scripts(DOCS / "scaling_models.md"):
+    for page in ("learning_rates", "lazy_rich", "critical_batch", "branching", "graph_kernel", "onset"):
+        (script,) = scripts(DOCS / "scaling" / f"{page}.md")
         exec(script, {})
     shown = capsys.readouterr().out
+    assert "rates with loss below 1%" in shown
     assert "|dh| ~ N^(0.25, 0.25)" in shown
     assert "critical batch" in shown
+    assert "scales of branches 1e-06" in shown
+    assert "nu 1.0 outputs" in shown
+    assert "onset of variance" in shown
 
 
 @pytest.mark.parametrize("page", [README, *sorted(DOCS.rglob("*.md"))], ids=lambda page: page.name)
