@@ -21,6 +21,7 @@ from compare.power_law import PowerLaw, fit_power_law
 from compare.regimes import Regime, Regimes, regimes
 from compare.richardson import Extrapolated, Richardson, richardson
 from compare.significance import Agreement, Statistic, agrees, extrapolate
+from compare.simplicity import FirstLayer, JointErrors, SwapTest, first_layer, joint_errors, swap_test
 from compare.spectral import SpectralComparison, spectral
 from compare.static_kernel import KernelPredictors, static_kernel
 from compare.to_widest import ToWidest, to_widest
@@ -33,9 +34,11 @@ __all__ = [
     "Ensembles",
     "EqualCompute",
     "Extrapolated",
+    "FirstLayer",
     "Fit",
     "Gap",
     "Gaps",
+    "JointErrors",
     "KernelPredictors",
     "Onset",
     "PowerLaw",
@@ -45,6 +48,7 @@ __all__ = [
     "Similarity",
     "SpectralComparison",
     "Statistic",
+    "SwapTest",
     "ToWidest",
     "WidthScaling",
     "agrees",
@@ -55,9 +59,11 @@ __all__ = [
     "ensemble",
     "equal_compute",
     "extrapolate",
+    "first_layer",
     "fit_power_law",
     "gap",
     "hsic",
+    "joint_errors",
     "kernel_similarity",
     "least_squares",
     "onset",
@@ -66,6 +72,7 @@ __all__ = [
     "richardson",
     "spectral",
     "static_kernel",
+    "swap_test",
     "testing",
     "to_widest",
     "wasserstein",

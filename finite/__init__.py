@@ -12,16 +12,19 @@ if TYPE_CHECKING:
     from finite.branching import BranchingSamples, sample_branching
     from finite.coordinates import CoordinateCheck, coordinate_check
     from finite.fit import partial_result
+    from finite.graph_process import GraphSamples, sample_graph_process
     from finite.sweeps import Sweep, sweep
 
 __all__ = [
     "BranchingSamples",
     "CoordinateCheck",
+    "GraphSamples",
     "Sweep",
     "coordinate_check",
     "linear_models",
     "partial_result",
     "sample_branching",
+    "sample_graph_process",
     "sweep",
     "train",
 ]
@@ -29,10 +32,12 @@ __all__ = [
 _LATER = {
     "BranchingSamples": "branching",
     "CoordinateCheck": "coordinates",
+    "GraphSamples": "graph_process",
     "coordinate_check": "coordinates",
     "partial_result": "fit",
     "Sweep": "sweeps",
     "sample_branching": "branching",
+    "sample_graph_process": "graph_process",
     "sweep": "sweeps",
 }
 

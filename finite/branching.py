@@ -24,10 +24,12 @@ class BranchingSamples:
     Attributes:
         scales: (samples, Lb) |a_l|^2 / N.
         outputs: (samples, P) f on the data.
+        others: (samples, M) f on further points, or None.
     """
 
     scales: Float[np.ndarray, "samples branches"]
     outputs: Float[np.ndarray, "samples P"]
+    others: Float[np.ndarray, "samples M"] | None = None
 
 
 def sample_branching(
@@ -40,6 +42,7 @@ def sample_branching(
     variance: float = 1.0,
     noise: float = 0.1,
     seed: int = 0,
+    others: Any = None,
 ) -> BranchingSamples:
     """Gibbs sampling of readouts and hidden weights in turn (equations above).
 
@@ -51,6 +54,7 @@ def sample_branching(
         variance: s2.
         noise: T.
         seed: of the draws.
+        others: (Lb, M, D) features of further points, at which f is wanted too.
 
     Raises:
         ValueError: shapes that do not fit.
@@ -67,13 +71,17 @@ def sample_branching(
     branches, P, D = X.shape
     if len(Y) != P:
         raise ValueError(f"y must have one entry per row of the features, {P}; got {len(Y)}.")
+    Z = X[:, :0] if others is None else check.array("others", others, 3, "(Lb, M, D)")
+    if Z.shape[::2] != X.shape[::2]:
+        raise ValueError(f"others must have shape ({branches}, M, {D}), as features has; got {Z.shape}.")
     ntk = Parameterization(kind="ntk")
-    X = X * ntk.scale("input", width=N, fan_in=D).multiplier
+    X, Z = (x * ntk.scale("input", width=N, fan_in=D).multiplier for x in (X, Z))
     m = ntk.scale("output", width=N, fan_in=N * branches).multiplier
     gram = np.einsum("lpd,lqd->lpq", X, X)
     rng = np.random.default_rng(seed)
     W = rng.normal(size=(branches, N, D))
     scales, outputs = [], []
+    points = np.concatenate([X, Z], 1)
 
     def residual_weights(covariance: Any, f: Any) -> Any:
         """(cov + T)^{-1} (y - f - noise)."""
@@ -90,5 +98,6 @@ def sample_branching(
         W = W + m * rows[:, :, None] * (r @ X)[:, None, :]
         if sweep >= burn_in:
             scales.append((rows**2).mean(1))
-            outputs.append(m * np.einsum("lpd,ln,lnd->p", X, rows, W, optimize=True))
-    return BranchingSamples(np.array(scales), np.array(outputs))
+            outputs.append(m * np.einsum("lpd,ln,lnd->p", points, rows, W, optimize=True))
+    f = np.array(outputs)
+    return BranchingSamples(np.array(scales), f[:, :P], None if others is None else f[:, P:])

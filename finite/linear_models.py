@@ -3,8 +3,9 @@
     f = w . A psi / k,   A (k, M) of independent standard normals,   w = 0 at the start
     psi ~ N(0, diag(lam)),   y = w* . psi + noise
 
-k = inf is training on psi itself. Every draw has two sets of features and two data sets, all four combinations of which are
-trained, so that each draw gives an unbiased value of what two models have in common that share features, data, both or neither.
+k = inf is training on psi itself, n = inf on the distribution. Every draw has two sets of features and two data sets, all four
+combinations of which are trained, so that each draw gives an unbiased value of what two models have in common that share
+features, data, both or neither.
 """
 
 from __future__ import annotations
@@ -60,9 +61,10 @@ class _Setting:
     num_features: int | None
     num_samples: int
     noise: float
+    endless: bool
 
     @staticmethod
-    def of(spectrum: Spectrum, num_features: float, num_samples: int, noise: float) -> _Setting:
+    def of(spectrum: Spectrum, num_features: float, num_samples: float, noise: float) -> _Setting:
         check.instance("spectrum", spectrum, Spectrum)
         many = np.round(spectrum.multiplicity).astype(int)
         if not np.allclose(many, spectrum.multiplicity) or spectrum.rest_trace or spectrum.rest_power:
@@ -70,17 +72,26 @@ class _Setting:
         lam = np.repeat(spectrum.lam, many)
         weights = np.divide(spectrum.power, spectrum.lam, out=np.zeros(len(many)), where=spectrum.lam > 0)
         k = None if np.isinf(num_features) else check.count("num_features", num_features)
-        n = check.count("num_samples", num_samples)
-        return _Setting(lam, np.repeat(np.sqrt(weights), many), k, n, check.at_least_zero("noise", noise))
+        endless = bool(np.isinf(num_samples))
+        n = len(lam) if endless else check.count("num_samples", num_samples)
+        return _Setting(lam, np.repeat(np.sqrt(weights), many), k, n, check.at_least_zero("noise", noise), endless)
 
     def features(self, rng: np.random.Generator, draws: int) -> np.ndarray | None:
         """(draws, 2, k, M), or None for psi itself."""
         return None if self.num_features is None else rng.standard_normal((draws, 2, self.num_features, len(self.lam)))
 
     def data(self, rng: np.random.Generator, draws: int) -> tuple[np.ndarray, np.ndarray]:
-        """psi (draws, 2, n, M) and noise (draws, 2, n)."""
+        """psi (draws, 2, n, M) and noise (draws, 2, n); without end of samples M of them whose covariance is diag(lam)."""
+        if self.endless:
+            psi = np.diag(np.sqrt(len(self.lam) * self.lam))
+            return np.broadcast_to(psi, (draws, 2, *psi.shape)), np.zeros((draws, 2, len(self.lam)))
         psi = rng.standard_normal((draws, 2, self.num_samples, len(self.lam))) * np.sqrt(self.lam)
         return psi, self.noise * rng.standard_normal((draws, 2, self.num_samples))
+
+    @property
+    def unseen_noise(self) -> float:
+        """What noise adds to the train error where it does nothing else."""
+        return self.noise**2 if self.endless else 0.0
 
     def common(self, left: np.ndarray) -> list[np.ndarray]:
         """(draws,) each of test, same_data, same_features, bias, from w* - predictor (draws, features, data, M)."""
@@ -103,7 +114,7 @@ def descent(
     spectrum: Spectrum,
     training: GradientDescent,
     num_features: float,
-    num_samples: int | None = None,
+    num_samples: float | None = None,
     *,
     noise: float = 0.0,
     gamma: float = 0.0,
@@ -120,7 +131,7 @@ def descent(
     Args:
         spectrum: unbinned.
         num_features: k; np.inf only with gamma = 0.
-        num_samples: n of a fixed data set; None for online training.
+        num_samples: n of a fixed data set, np.inf for the whole distribution; None for online training.
 
     Returns:
         Draws of shape (draws, T + 1).
@@ -147,11 +158,11 @@ def descent(
             predictor = w if A is None else read @ A / k
             left = setting.target - predictor
             error = (left.swapaxes(1, 2) @ psi.swapaxes(2, 3)).swapaxes(1, 2) + eps[:, None]
-            found.append([*setting.common(left), (error**2).mean((1, 2, 3))])
+            found.append([*setting.common(left), (error**2).mean((1, 2, 3)) + setting.unseen_noise])
             if t == training.num_steps:
                 break
             eta = training.step_sizes[t]
-            g = (error.swapaxes(1, 2) @ psi).swapaxes(1, 2) / size
+            g = (error.swapaxes(1, 2) @ psi).swapaxes(1, 2) / setting.num_samples
             seen = g if A is None else g @ A.swapaxes(2, 3)  # A(0) g
             G = seen if X is None else (X @ seen[..., None])[..., 0]
             if X is not None:
@@ -160,20 +171,20 @@ def descent(
             w, velocity = move(w, velocity, G, eta, training.momentum, training.nesterov, training.weight_decay)
         return [np.stack(x, 1) for x in zip(*found, strict=True)]
 
-    return setting.run(draw, num_draws, seed, 2 * M * (size + k) + (4 * k * k if gamma else 0))
+    return setting.run(draw, num_draws, seed, 2 * M * (setting.num_samples + k) + (4 * k * k if gamma else 0))
 
 
 def flow(
     spectrum: Spectrum,
     times: Any,
     num_features: float,
-    num_samples: int,
+    num_samples: float,
     *,
     noise: float = 0.0,
     num_draws: int = 100,
     seed: int = 0,
 ) -> Draws:
-    """Gradient flow of w, exactly, from the eigenvectors of the features' empirical covariance.
+    """Gradient flow of w, exactly, from the eigenvectors of the features' empirical covariance; n = np.inf allowed.
 
     Returns:
         Draws of shape (draws, T).
@@ -189,33 +200,74 @@ def flow(
 
 def ridge_regression(
     spectrum: Spectrum,
-    num_samples: int,
+    num_samples: float,
     num_features: float,
     *,
-    ridge: float = 0.0,
+    ridge: Any = 0.0,
     noise: float = 0.0,
     num_draws: int = 100,
     seed: int = 0,
 ) -> Draws:
     """Ridge regression, the ridge added to the n x n kernel matrix; without one the solution of least norm.
 
+    Args:
+        num_samples: n; np.inf only without a ridge.
+        ridge: one number, or (R,) ridges, all on the same draws.
+
     Returns:
-        Draws of shape (draws,).
+        Draws of shape (draws,), or (draws, R).
     """
-    check.at_least_zero("ridge", ridge)
+    ridges = check.array("ridge", np.atleast_1d(np.asarray(ridge)), 1, "(R,)")
+    check.at_least_zero("the least ridge", float(ridges.min()))
+    if np.isinf(num_samples) and ridges.any():
+        raise ValueError("a ridge is nothing beside infinitely many samples: leave it out, or take finite num_samples.")
 
     def kept(lam: np.ndarray) -> list[np.ndarray]:
-        if ridge:
-            return [1 / (lam + ridge / num_samples)]
         small = lam <= RANK * lam.max(-1, keepdims=True)
-        return [np.where(small, 0.0, 1 / np.where(small, 1.0, lam))]
+        least = np.where(small, 0.0, 1 / np.where(small, 1.0, lam))
+        return [1 / (lam + delta / num_samples) if delta else least for delta in ridges]
 
     draws = _filtered(_Setting.of(spectrum, num_features, num_samples, noise), kept, num_draws, seed)
+    if np.ndim(ridge):
+        return draws
     return Draws(*(getattr(draws, field.name)[:, 0] for field in fields(draws)))
 
 
+def kernel_of_draw(spectrum: Spectrum, num_features: int, seed: int = 0) -> Spectrum:
+    """The kernel of one draw of k features, in its own eigenfunctions: eigenvalues of A Lam A^T / k, target power in each.
+
+        A Lam A^T / k = sum_j mu_j u_j u_j^T,   power_j = (u_j . A Lam w*)^2 / (k mu_j)
+
+    What the features cannot express is `rest_power`. On the distribution itself (n = inf) w is trained as a kernel with this
+    spectrum is; and so it is where the features learn by the projected rule: with the features X A(0), X starting at 1, X X^T =
+    1 + gamma w w^T / k is conserved, and X^T w / sqrt(k) moves as the predictor in the basis u_j does at k = inf.
+
+    Args:
+        spectrum: unbinned.
+        num_features: k.
+        seed: of A.
+
+    Example:
+        >>> drawn = kernel_of_draw(Spectrum.power_law(2.0, 1.5, 100), 10)
+        >>> len(drawn.lam), round(drawn.total_power / Spectrum.power_law(2.0, 1.5, 100).total_power, 12)
+        (10, 1.0)
+    """
+    setting = _Setting.of(spectrum, check.count("num_features", num_features), 1, 0.0)
+    A = np.random.default_rng(check.count("seed", seed, least=0)).standard_normal((num_features, len(setting.lam)))
+    half = A * np.sqrt(setting.lam / num_features)
+    mu, U = np.linalg.eigh(half @ half.T)
+    mu, U = mu[::-1], U[:, ::-1]
+    used = mu > RANK * mu[0]
+    power = (U.T[used] @ (half @ (np.sqrt(setting.lam) * setting.target))) ** 2 / mu[used]
+    rest = float(setting.lam @ setting.target**2 - power.sum())
+    return Spectrum(mu[used], power, None, 0.0, max(rest, 0.0))
+
+
 def _filtered(setting: _Setting, kept: Callable[[np.ndarray], list[np.ndarray]], num_draws: int, seed: int) -> Draws:
-    """w = V kept(lam) V^T Phi^T y / n, with lam, V of Phi^T Phi / n and Phi (n, k) the features of the samples."""
+    """w = V kept(lam) V^T Phi^T y / n, with lam, V of Phi^T Phi / n and Phi (n, k) the features of the samples.
+
+    Of Phi^T Phi and Phi Phi^T the smaller is taken: f(Phi^T Phi) Phi^T = Phi^T f(Phi Phi^T).
+    """
     n, k, M = setting.num_samples, setting.num_features or len(setting.lam), len(setting.lam)
 
     def draw(rng: np.random.Generator, draws: int) -> list[np.ndarray]:
@@ -226,14 +278,17 @@ def _filtered(setting: _Setting, kept: Callable[[np.ndarray], list[np.ndarray]],
         else:
             A = A / np.sqrt(k)
             Phi = psi[:, None] @ A[:, :, None].swapaxes(3, 4)
-        lam, V = np.linalg.eigh(Phi.swapaxes(3, 4) @ Phi / n)
-        b = V.swapaxes(3, 4) @ (Phi.swapaxes(3, 4) @ np.broadcast_to(y, (draws, 2, 2, n))[..., None]) / n
+        turned = Phi.swapaxes(3, 4)
+        lam, V = np.linalg.eigh((turned @ Phi if k <= n else Phi @ turned) / n)
+        Y = np.broadcast_to(y, (draws, 2, 2, n))[..., None]
+        b = V.swapaxes(3, 4) @ (turned @ Y if k <= n else Y) / n
         found = []
         for factor in kept(np.maximum(lam, 0.0)):
-            w = (V @ (factor[..., None] * b))[..., 0]
+            w = V @ (factor[..., None] * b)
+            w = (w if k <= n else turned @ w)[..., 0]
             left = setting.target - (w if A is None else w @ A)
             train = (y - (Phi @ w[..., None])[..., 0]) ** 2
-            found.append([*setting.common(left), train.mean((1, 2, 3))])
+            found.append([*setting.common(left), train.mean((1, 2, 3)) + setting.unseen_noise])
         return [np.stack(x, 1) for x in zip(*found, strict=True)]
 
-    return setting.run(draw, num_draws, seed, 2 * M * (n + k) + 4 * k * (n + 2 * k))
+    return setting.run(draw, num_draws, seed, 2 * M * (n + k) + 4 * k * (n + 2 * min(n, k)))

@@ -55,12 +55,16 @@ def test_script_of_spectra(capsys: pytest.CaptureFixture[str]) -> None:
 
 
 def test_script_of_scaling(capsys: pytest.CaptureFixture[str]) -> None:
-    for script in scripts(DOCS / "scaling.md"):
+    pages = ("scaling", "scaling/kernel_regression", "scaling/dynamics", "scaling/feature_learning", "scaling/spectral_moments")
+    for page in pages:
+        (script,) = scripts(DOCS / f"{page}.md")
         exec(script, {})
     shown = capsys.readouterr().out
     assert "test MSE" in shown
+    assert "best ridge" in shown
     assert "exponent to be: 0.33" in shown
     assert "lazy and rich: [0.50" in shown
+    assert "effective dimension" in shown
 
 
 def test_scripts_of_testing(capsys: pytest.CaptureFixture[str]) -> None:
@@ -95,14 +99,19 @@ def test_scripts_of_deviations(capsys: pytest.CaptureFixture[str]) -> None:
 
 
 def test_script_of_scaling_models(capsys: pytest.CaptureFixture[str]) -> None:
-    for script in scripts(DOCS / "scaling_models.md"):
+    for page in ("learning_rates", "lazy_rich", "critical_batch", "branching", "graph_kernel", "onset"):
+        (script,) = scripts(DOCS / "scaling" / f"{page}.md")
         exec(script, {})
     shown = capsys.readouterr().out
+    assert "rates with loss below 1%" in shown
     assert "|dh| ~ N^(0.25, 0.25)" in shown
     assert "critical batch" in shown
+    assert "scales of branches 1e-06" in shown
+    assert "nu 1.0 outputs" in shown
+    assert "onset of variance" in shown
 
 
-@pytest.mark.parametrize("page", [README, *sorted(DOCS.glob("*.md"))], ids=lambda page: page.name)
+@pytest.mark.parametrize("page", [README, *sorted(DOCS.rglob("*.md"))], ids=lambda page: page.name)
 def test_links(page: Path) -> None:
     for target in re.findall(r"\]\(([^)#]+)\)", page.read_text()):
         assert target.startswith("https://") or (page.parent / target).exists(), target

@@ -13,6 +13,7 @@ from hypothesis import strategies as st
 from scipy.integrate import solve_ivp
 
 from dmft import scaling, spectra
+from dmft.scaling.random_features import four
 from finite import linear_models
 from widthwise import GradientDescent, Spectrum
 
@@ -594,3 +595,229 @@ def test_messages_of_feature_learning() -> None:
     ):
         with pytest.raises(ValueError, match=message):
             call()
+
+
+# --- laws over random models -----------------------------------------------------------------------------------------------
+
+
+@settings(max_examples=12, deadline=None)
+@given(st.floats(1.2, 3), st.floats(1.1, 1.8), st.floats(4, 40), st.floats(1.5, 4), st.booleans(), st.floats(0, 1))
+def test_identities_over_random_models(a: float, b: float, least: float, more: float, swap: bool, noise: float) -> None:
+    """Flow to the end = regression without ridge = kernel regression at k = inf; features at gamma = 0 = the lazy model."""
+    spectrum = Spectrum.power_law(a, b, 60)
+    k, n = (more * least, least) if swap else (least, more * least)
+    end = scaling.flow(spectrum, [1e10], k, n, noise=noise)
+    assert equal(end, scaling.random_features(spectrum, n, k, noise=noise), 1e-6, (..., 0))
+    end = scaling.flow(spectrum, [1e10], np.inf, least, noise=noise)
+    curve = spectra.learning_curve(spectrum, least, noise=noise)
+    assert close([end.test[0], end.train[0]], [curve.test[0], curve.train[0]], 1e-6, 1e-9)
+    training = GradientDescent(0.3, 6, momentum=0.4)
+    lazy = scaling.train(spectrum.binned(8), training, k, n, noise=noise)
+    assert equal(scaling.train_features(spectrum.binned(8), training, 0.0, k, n, noise=noise), lazy, 1e-6)
+    t = [0.3, 30.0]
+    assert close(scaling.feature_flow(spectrum, t, 0.0).loss, scaling.flow(spectrum, t).test, 1e-6)
+    assert not close(scaling.feature_flow(spectrum, t, 0.1).loss, scaling.flow(spectrum, t).test, 1e-3)
+
+
+@settings(max_examples=10, deadline=None)
+@given(st.floats(1.2, 2.0), st.floats(1.25, 3.0))
+def test_floors_of_random_easy_tasks(b: float, over: float) -> None:
+    """a - 1 = over b: the floor in k goes as k^-b, its bias as k^-min(a - 1, 2b), and the floor in n as n^-min(a - 1, 2b)."""
+    assume(abs(over - 2) > 0.4)
+    sizes = np.geomspace(1e4, 1e5, 4)
+    spectrum = scaling.power_law(over * b + 1, b, 1e15, per_decade=16)
+
+    def slope(y: np.ndarray) -> float:
+        return -float(np.polyfit(np.log(sizes), np.log(y), 1)[0])
+
+    of_features = scaling.random_features(spectrum, 1e14, sizes)
+    assert abs(slope(of_features.test) - b) < 0.06
+    assert abs(slope(of_features.bias) - min(over, 2) * b) < 0.06
+    assert abs(slope(scaling.random_features(spectrum, sizes).test) - min(over, 2) * b) < 0.06
+
+
+@settings(max_examples=10, deadline=None)
+@given(st.floats(1.2, 2.5), st.one_of(st.floats(0.25, 0.8), st.floats(1.25, 1.8)), st.floats(0.5, 4))
+def test_exponents_of_random_feature_learning(alpha: float, beta: float, gamma: float) -> None:
+    spectrum = scaling.power_law(alpha * beta + 1, alpha, 1e15, per_decade=16)
+    flow = scaling.feature_flow(spectrum, np.geomspace(1e4, 1e5, 6), gamma, per_decade=40)
+    assert abs(flow.exponent(1e4, 1e5) - beta * max(1, 2 / (1 + beta))) < 0.03
+    assert (np.diff(flow.loss) < 0).all()
+    assert (flow.loss <= scaling.flow(spectrum, flow.times).test * (1 + 1e-3)).all()  # features that learn are never behind
+
+
+@settings(max_examples=20, deadline=None)
+@given(power_laws(), st.floats(10, 300), st.floats(10, 300), st.floats(0, 1), st.floats(1.2, 5))
+def test_step_by_step_more_is_better(spectrum: Spectrum, k: float, n: float, noise: float, factor: float) -> None:
+    """Of training in steps: the bias falls with k and n, ensembles never hurt, fresh batches are the better the larger.
+
+    Away from the edge of stability, beyond which nothing is monotone: k = n = 3 at a trace of 5 has it at eta = 0.3.
+    """
+    coarse, training = spectrum.binned(2), GradientDescent(0.1, 6)
+    few, wide, many = (
+        scaling.train(coarse, training, x, y, noise=noise) for x, y in ((k, n), (factor * k, n), (k, factor * n))
+    )
+    tiny = 1e-9 * coarse.total_power
+    assert (wide.bias <= few.bias + tiny).all()
+    assert (many.bias <= few.bias + tiny).all()
+    assert (few.ensemble(2) <= few.test + tiny).all()
+    assert (few.ensemble(3, 2) <= few.ensemble(2, 2) + tiny).all()
+    small, large = (
+        scaling.train(coarse, GradientDescent(0.1, 6, sampling="online", batch_size=size), k, noise=noise) for size in (4, 16)
+    )
+    assert (large.test <= small.test + tiny).all()
+
+
+@pytest.mark.parametrize(
+    ("make", "message"),
+    [
+        (lambda: Spectrum.power_law(1.0, 1.5, 10), "a must be above 1, got 1: the power of the target"),
+        (lambda: Spectrum.power_law(1.5, 0.9, 10), "b must be above 1, got 0.9: the trace of the kernel"),
+        (lambda: scaling.power_law(1.5, 1.0), "has no limit"),
+        (lambda: scaling.power_law(-1.0, 1.5), "a must be"),
+        (lambda: Spectrum([1.0, -0.1], [1.0, 1.0]), "lam must not be negative, got -0.1 at index 1"),
+        (lambda: Spectrum([0.1, 1.0], [1.0, 1.0]), "lam must come largest first, got 0.1 before 1 at index 0"),
+        (lambda: Spectrum([1.0, np.inf], [1.0, 1.0]), "lam"),
+        (lambda: Spectrum([1.0, 0.1], [1.0, np.nan]), "power"),
+        (lambda: Spectrum([1.0, 0.1], [1.0, -1.0]), "power must not be negative"),
+        (lambda: Spectrum([1.0, 0.1], [1.0]), "power must have one entry per eigenvalue"),
+        (lambda: Spectrum([1.0], [1.0], rest_trace=-1.0), "rest_trace must be finite and not negative"),
+    ],
+)
+def test_spectra_that_no_law_holds_for(make: Any, message: str) -> None:
+    with pytest.raises(ValueError, match=message):
+        make()
+
+
+# --- by algebra ------------------------------------------------------------------------------------------------------------
+
+
+def test_closed_covariances_by_algebra() -> None:
+    """The two equations for C1 and C3 of 2402.01092 at two frequencies, solved exactly, are the formulas of the code."""
+    lam, c = (sympy.Rational(1), sympy.Rational(2, 5), sympy.Rational(1, 7)), (sympy.Rational(3), sympy.Rational(1, 2), 1)
+    N, P, sigma2 = sympy.Rational(9, 2), sympy.Rational(7), sympy.Rational(1, 3)
+    kappas = sympy.Rational(1, 3), sympy.Rational(4, 7)
+    R1, R3, s, H = [], [], [], []
+    for kappa in kappas:
+        z = sum(x / (x + kappa) for x in lam)
+        R1.append(1 - z / P)
+        R3.append(1 - z / N)
+        s.append(kappa * R1[-1] * R3[-1])
+        H.append([1 / (s[-1] + x * R1[-1] * R3[-1]) for x in lam])
+    r1, r3, ss, both = R1[0] * R1[1], R3[0] * R3[1], s[0] * s[1], [x * y for x, y in zip(*H, strict=True)]
+    S1 = sum(y * h for y, h in zip(c, both, strict=True))
+    S2, A1, A2 = (
+        sum(w * h for w, h in zip(weights, both, strict=True))
+        for weights in ([x * y for x, y in zip(lam, c, strict=True)], lam, [x**2 for x in lam])
+    )
+    C1, C3 = sympy.symbols("C1 C3")
+    found = sympy.solve(
+        [
+            (1 - r1 * r3 * A2 / P) * C1 - r1 * A1 / N * C3 - r1 * (S1 + sigma2 / ss),
+            -r3 * ss * A1 / P * C1 + (1 - r3 * r1 * A2 / N) * C3 - r3 * r1 * S2,
+        ],
+        [C1, C3],
+    )
+    C0 = S1 + A1 * found[C3] / N + A2 * r3 * found[C1] / P
+    over = [1 / ((x + kappas[0]) * (x + kappas[1])) for x in lam]
+    sums = [
+        sum(w * o for w, o in zip(weights, over, strict=True))
+        for weights in (c, [x * y for x, y in zip(lam, c, strict=True)], lam, [x**2 for x in lam])
+    ]
+    product = kappas[0] * kappas[1]
+    arguments = (product * sums[0], sums[1], sums[2], product * sums[2], sums[3], 1 / N, 1 / P, sigma2)
+    test = four(*(np.float64(x) for x in arguments[:-1]), float(sigma2))[0]
+    assert close(float(C0 * ss), test, 1e-12)
+    train = float(r1) * (test + float(sigma2))
+    assert close(float(found[C1] * ss), train, 1e-12)
+    assert not close(float(C0 * ss), four(*(np.float64(x) for x in arguments[:-1]), 0.0)[0], 1e-3)
+
+
+def test_fixed_points_by_algebra() -> None:
+    """M equal modes: kappa is the root of a quadratic. Power laws: z = N becomes kappa = (pi / b / sin(pi / b) / N)^b."""
+    lam, kappa, M, n, delta = sympy.symbols("lam kappa M n delta", positive=True)
+    roots = sympy.solve(sympy.numer(sympy.together(kappa * (1 - M * lam / (lam + kappa) / n) - delta / n)), kappa)
+    values = {lam: sympy.Rational(1, 2), M: 30, n: 8, delta: sympy.Rational(1, 5)}
+    (expected,) = [float(root.subs(values)) for root in roots if root.subs(values) > 0]
+    assert close(scaling.resolution(Spectrum([0.5], [1.0], [30]), 8.0, ridge=0.2), expected, 1e-12)
+    k, b = sympy.symbols("k b", positive=True)
+    for value in (2, 3):
+        modes = sympy.integrate(1 / (1 + k**value), (k, 0, sympy.oo))  # kappa^(-1/b) times this is z
+        assert sympy.simplify(modes - (sympy.pi / b / sympy.sin(sympy.pi / b)).subs(b, value)) == 0
+        law = (float(modes) / 1e4) ** value
+        assert close(scaling.resolution(scaling.power_law(2.0, value), 1e4), law, 1e-3)
+        assert not close(scaling.resolution(scaling.power_law(2.0, value), 1.01e4), law, 1e-3)
+
+
+def test_floors_by_algebra() -> None:
+    """What lies beyond mode k has power k^-(a - 1) / (a - 1); the variance of easy tasks is kappa sum c / lam, kappa ~ k^-b."""
+    more, k, x = sympy.symbols("more k x", positive=True)  # more = a - 1
+    beyond = sympy.integrate(x ** (-1 - more), (x, k, sympy.oo))
+    assert sympy.simplify(beyond - k**-more / more) == 0
+    sizes = np.array([1e4, 4e4])
+    for a, b in ((6.0, 1.5), (5.0, 1.25)):
+        spectrum = scaling.power_law(a, b)
+        kappa, errors = scaling.resolution(spectrum, 1e13, sizes), scaling.random_features(spectrum, 1e13, sizes)
+        # (b / k) / (1 - q / k) = kappa: z = k, and z - q = sum lam kappa / (lam + kappa)^2 = b / kappa
+        assert close(errors.variance_of_features / kappa, spectrum.multiplicity @ (spectrum.power / spectrum.lam), 0.02)
+        assert errors.bias[1] < 0.02 * errors.test[1]
+
+
+def test_what_the_early_corrections_leave_out() -> None:
+    """<W^2> of Wishart matrices is lam^2 + (lam tr + lam^2) / k; the model, of many modes, has lam^2 + lam tr / k."""
+    lam, k, rng = np.array([1.0, 0.3, 0.2]), 4, np.random.default_rng(0)
+    A = rng.standard_normal((40_000, k, 3)) * np.sqrt(lam)
+    W = A.swapaxes(1, 2) @ A / k
+    seen = np.einsum("zij,zji->zi", W, W)
+    mean, error = seen.mean(0), seen.std(0) / 200
+    exact = lam**2 + (lam * lam.sum() + lam**2) / k
+    assert (np.abs(mean - exact) < 4 * error).all()
+    t = 1e-3
+    left = scaling.residuals(Spectrum(lam, np.ones(3)), [t], k, num_nodes=28)[0]
+    model = 2 * (left - 1 + lam * t) / t**2
+    assert close(model, lam**2 + lam * lam.sum() / k, 0.01)
+    assert not close(model, exact, 0.05)
+
+
+# --- simulations -----------------------------------------------------------------------------------------------------------
+
+
+def test_kernel_of_a_draw_is_the_network() -> None:
+    """On the whole distribution: small steps go to the mode equations of the draw's kernel, at any gamma."""
+    spectrum, k, T = Spectrum.power_law(1.75, 1.5, 30), 7, 3.0
+    drawn = linear_models.kernel_of_draw(spectrum, k, seed=5)
+    A = np.random.default_rng(5).standard_normal((k, 30))
+    target = np.sqrt(spectrum.power / spectrum.lam)
+    for gamma in (0.0, 1.5):
+        gaps = []
+        for eta in (0.02, 0.01):
+            w, X = np.zeros(k), np.eye(k)
+            for _ in range(round(T / eta)):
+                g = A @ (spectrum.lam * (target - (w @ X) @ A / k))
+                w, X = w + eta * X @ g, X + eta * gamma / k * np.outer(w, g)
+            loss = float(spectrum.lam @ (target - (w @ X) @ A / k) ** 2)
+            gaps.append(loss - scaling.feature_flow(drawn, [T], gamma, per_decade=320).loss[0])
+        assert close(2 * gaps[1] - gaps[0], 0, 0, 2e-5)
+        assert abs(gaps[1]) < 2e-3
+    assert abs(scaling.feature_flow(drawn, [T], 0.0).loss[0] - loss) > 0.02  # twin
+    many = [scaling.feature_flow(linear_models.kernel_of_draw(SMALL, 40, i), [20.0], 0.0).loss[0] for i in range(40)]
+    assert abs(np.mean(many) - scaling.flow(SMALL, [20.0], 40).test[0]) < 0.03 * np.mean(many) + 3 * np.std(many) / 40**0.5
+
+
+def test_simulations_without_end_of_samples() -> None:
+    t = np.array([1.0, 30.0, 1e8])
+    theory, nets = scaling.flow(SMALL, t, 40), linear_models.flow(SMALL, t, 40, np.inf, num_draws=60, noise=0.3)
+    for name in ("test", "same_data", "same_features", "bias"):
+        assert agree(theory, nets, name, 0.03), name
+    assert close(nets.train, nets.test + 0.09, 1e-9)
+    assert not agree(scaling.flow(SMALL, t, 30), nets, "test", 0.03)
+    steps = linear_models.descent(SMALL, GradientDescent(0.01, 100), 40, np.inf, num_draws=60)
+    assert close(steps.mean("test")[-1], nets.mean("test")[0], 0.03)
+    several = linear_models.ridge_regression(SMALL, 30, 50, ridge=[0.0, 0.1, 1.0], num_draws=3, noise=0.1)
+    for i, ridge in enumerate((0.0, 0.1, 1.0)):
+        one = linear_models.ridge_regression(SMALL, 30, 50, ridge=ridge, num_draws=3, noise=0.1)
+        assert close(several.test[:, i], one.test, 1e-12)
+    with pytest.raises(ValueError, match="nothing beside infinitely many samples"):
+        linear_models.ridge_regression(SMALL, np.inf, 50, ridge=0.1)
+    with pytest.raises(ValueError, match="ridge must be finite and not negative"):
+        linear_models.ridge_regression(SMALL, 20, 50, ridge=[0.1, -1.0])

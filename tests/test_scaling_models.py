@@ -7,6 +7,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+import sympy
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -14,6 +15,7 @@ from dmft import scaling
 from dmft.scaling.learning_rates import train_weights
 from dmft.spectra import learning_curve, ntk, rbf, sphere
 from finite.branching import sample_branching
+from finite.graph_process import sample_graph_process
 from widthwise import MLP, Parameterization, Spectrum
 
 # --- spectral moments ------------------------------------------------------------------------------------------------------
@@ -299,6 +301,27 @@ def test_limits_of_the_edges(depth: int) -> None:
     assert 1 - f / y == pytest.approx(left, rel=1e-3)
 
 
+@pytest.mark.parametrize("depth", [2, 3, 4])
+def test_largest_rate_by_algebra(depth: int) -> None:
+    """2 over the largest eigenvalue of the Hessian of L separate weights at f = y, and its two limits in gamma."""
+    g, y, w = sympy.symbols("gamma y w", positive=True)
+    weights = sympy.symbols(f"w:{depth}", positive=True)
+    f = (sympy.prod(weights) - 1) / g
+    end = (1 + g * y) ** sympy.Rational(1, depth)
+    hessian = sympy.hessian((f - y) ** 2 / 2, weights).subs(dict.fromkeys(weights, w))
+    curvatures = sympy.simplify(hessian.subs(w, end)).eigenvals()
+    largest = [v for v in curvatures if sympy.simplify(v) != 0]
+    assert len(largest) == 1  # rank one
+    rate = sympy.simplify(2 / largest[0])
+    assert sympy.limit(rate * depth / (2 * g**2), g, 0) == 1
+    power = sympy.Rational(2, depth)
+    assert sympy.simplify(sympy.limit(rate / g**power, g, sympy.oo) - power * y ** (power - 2)) == 0
+    for gamma, target in ((1e-3, 2.0), (0.7, 0.3), (40.0, 1.5)):
+        expected = float(rate.subs({g: gamma, y: target}))
+        assert scaling.largest_rate(gamma, depth, target)[0] == pytest.approx(expected, rel=1e-10)
+        assert scaling.largest_rate(gamma, depth + 1, target)[0] != pytest.approx(expected, rel=0.02)  # twin
+
+
 def test_edges_of_a_relu_network() -> None:
     """Three layers, N = 64, full batch: largest eta with loss below 0.2 Var y after 200 steps ~ gamma^2, then gamma^{2/3}."""
     N, D, B, per_decade = 64, 10, 32, 5
@@ -380,6 +403,57 @@ def test_branches_on_a_grid() -> None:
     for u, k in zip(theory.scales, K, strict=True):  # the equations as they are printed
         right = np.trace(inverse @ (u * k)) - y @ inverse @ (u * k) @ inverse @ y
         assert N * (1 - u / 1.5) == pytest.approx(right, abs=1e-6)
+
+
+def test_one_branch_by_algebra() -> None:
+    """K = k times a projector on p directions: S, its saddle, and the limits N -> inf and N -> 0, in closed form."""
+    u, N, s2, k, p, q, T = sympy.symbols("u N sigma2 k p q T", positive=True)  # q = |Y|^2 in those directions
+    action = N * (u / s2 - sympy.log(u)) + p * sympy.log(u * k + T) + q / (u * k + T)
+    slope = sympy.simplify(u * sympy.diff(action, u))  # in log u
+    right = p * u * k / (u * k + T) - q * u * k / (u * k + T) ** 2  # Tr - Y^T ... Y
+    assert sympy.simplify(slope - (right - N * (1 - u / s2))) == 0
+    wide = -s2 * right.subs(u, s2)  # u = s2 + wide / N
+    first = (slope / N).subs(u, s2 + wide / N)
+    assert sympy.simplify(sympy.limit(first, N, sympy.oo)) == 0
+    assert sympy.simplify(sympy.limit(N * first, N, sympy.oo)) == 0
+    narrow = sympy.solve(slope.subs(N, 0), u)
+    assert [sympy.simplify(x - (q / p - T) / k) for x in narrow] == [0]
+
+    P, rng = (5, 9), np.random.default_rng(0)  # two branches on directions of their own do not know of each other
+    K = np.stack([np.diag(np.repeat([1.0, 0.0], P)), np.diag(np.repeat([0.0, 0.7], P))])
+    y = rng.normal(size=14) * np.repeat([2.0, 0.8], P)
+    for neurons, rel in ((1e-7, 1e-5), (3.0, 1e-6), (1e7, 1e-9)):
+        scales = scaling.branching_posterior(K, y, neurons, variance=1.3, noise=0.1).scales
+        for found, directions, strength, part in zip(scales, P, (1.0, 0.7), (y[:5], y[5:]), strict=True):
+            values = {k: strength, p: directions, q: float(part @ part), T: 0.1, s2: 1.3, N: neurons}
+            if neurons < 1:
+                expected = float(narrow[0].subs(values))
+            elif neurons > 1e6:
+                expected = float((s2 + wide / N).subs(values))
+            else:
+                expected = float(sympy.nsolve(slope.subs(values), u, found * 1.05))
+            assert found == pytest.approx(expected, rel=rel)
+            assert found != pytest.approx(1.3, rel=1e-9)  # twin: without the first order in 1 / N
+    assert abs(scales[0] - 1.3) < 1e-5
+
+
+def test_further_points_of_branches() -> None:
+    """f at points of the data is f on the data; the sampled mean and variance at new ones are the saddle point's."""
+    X, y = branches()
+    new = np.random.default_rng(9).normal(size=(2, 40, X.shape[2]))
+    drawn = sample_branching(X, y, 64, samples=400, burn_in=50, others=np.concatenate([X[:, :5], new], 1))
+    assert drawn.others is not None
+    np.testing.assert_allclose(drawn.others[:, :5], drawn.outputs[:, :5], atol=1e-12)
+    theory = scaling.branching_posterior(scaling.branch_kernels(X), y, 64)
+    k, own = scaling.branch_kernels(X, new), np.einsum("lmd,lmd->lm", new, new) / (2 * X.shape[2])
+    spread = theory.variance(k, own)
+    z = (drawn.others[:, 5:].mean(0) - theory.mean(k)) / (spread / 400) ** 0.5
+    assert (z**2).mean() < 2.5
+    assert (((theory.mean(k)) / (spread / 400) ** 0.5) ** 2).mean() > 25  # twin: the prior's mean
+    assert drawn.others[:, 5:].var(0).mean() == pytest.approx(spread.mean(), rel=0.1)
+    assert sample_branching(X, y, 4, samples=1, burn_in=0).others is None
+    with pytest.raises(ValueError, match="as features has"):
+        sample_branching(X, y, 4, others=new[:1])
 
 
 def test_width_limits_of_branches() -> None:
@@ -529,11 +603,30 @@ def test_softer_graph_kernels_fit_better() -> None:
         scaling.graph_kernel(X, A, t[:, None], [50] * 20, nu=1.0)
 
 
-@pytest.mark.slow
+def test_soft_graph_kernel_is_what_samples_concentrate_on() -> None:
+    """16 features, 16 copies of the targets (nu = 1): mean outputs and G_1 near the kernel's. Twin: the Gaussian process.
+
+    One copy and many features: the Gaussian process, whose twin is the soft kernel.
+    """
+    X, A, t, known = two_blocks(3, 16, 0.05, 0.4, signal=1.0)
+    soft, rigid = (scaling.graph_kernel(X, A, t[known][:, None], known, nu=nu, most=200) for nu in (1.0, 1e8))
+    apart = np.abs(soft.mean - rigid.mean).max()
+    assert apart > 0.2
+    for N, copies, near, far in ((16, 16, soft, rigid), (400, 1, rigid, soft)):
+        drawn = sample_graph_process(X, A, t[known], known, N, copies=copies, samples=1500)
+        assert np.abs(drawn.means.mean(0) - near.mean[:, 0]).max() < 0.35 * apart
+        assert np.abs(drawn.means.mean(0) - far.mean[:, 0]).max() > 0.65 * apart
+        off, twin = (np.linalg.norm(drawn.grams.mean(0) - x.grams[0]) / np.linalg.norm(soft.grams[0]) for x in (near, far))
+        assert off < 0.15
+        assert twin > 2 * off
+    with pytest.raises(ValueError, match="labelled name"):
+        sample_graph_process(X, A, t, [50] * 16, 4, copies=4)
+
+
 def test_heterophilous_graphs_gain_from_soft_kernels() -> None:
     """Weak features, edges that lead across: test error at nu = 1 below the Gaussian process's, 26 paired graphs, 3 SE.
 
-    Twin: where edges stay within blocks (16 graphs) the gain is smaller, by 2 SE. About two minutes.
+    Twin: where edges stay within blocks (16 graphs) the gain is smaller, by 2 SE.
     """
     gains: list[Any] = [[], []]
     for within, between, out in ((0.05, 0.3, gains[0]), (0.3, 0.05, gains[1])):

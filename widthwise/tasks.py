@@ -281,6 +281,109 @@ def multi_index(
     return _split(X, y, num_train, f"multi-index k={num_directions}")
 
 
+def independent_features(
+    num_train: int,
+    num_test: int = 0,
+    *,
+    input_dim: int = 20,
+    margin: float = 1.0,
+    num_slabs: int | None = None,
+    slab: float = 2.0,
+    noise: float = 0.3,
+    seed: int = 0,
+) -> Task:
+    """Two classes y = +-1 that the first coordinate tells apart by a line and every other one only by its size (2302.00457).
+
+        x_1 = margin y,   x_j = slab s_j (1 + y) / 2 + noise n_j (slabs),   x_j = n_j (the rest),   s_j = +-1, n_j ~ N(0, 1)
+
+    Given y the coordinates are independent. A slab has mean zero in both classes, so that no linear function of slabs knows y.
+
+    Args:
+        num_train, num_test: P, Q; half of each is of either class.
+        input_dim: D.
+        margin, slab, noise: sizes.
+        num_slabs: how many; by default all coordinates but the first.
+        seed: of the points.
+
+    Raises:
+        ValueError: a size that is not above zero (noise: below zero); more slabs than coordinates.
+
+    Example:
+        >>> task = independent_features(8, 4, input_dim=5, num_slabs=2)
+        >>> task, bool((task.X[:, 0] == task.y).all())
+        (Task('independent features', P=8, Q=4, D=5), True)
+    """
+    X, rng = _normal(num_train, num_test, input_dim, seed)
+    num_slabs = input_dim - 1 if num_slabs is None else check.count("num_slabs", num_slabs, least=0)
+    if num_slabs > input_dim - 1:
+        raise ValueError(f"num_slabs must be at most input_dim - 1 = {input_dim - 1}, got {num_slabs}.")
+    y = np.concatenate([rng.permutation(np.where(np.arange(n) % 2, -1.0, 1.0)) for n in (num_train, num_test)])
+    signs = rng.choice([-1.0, 1.0], size=(len(X), num_slabs))
+    slabs = slice(1, 1 + num_slabs)
+    X[:, slabs] = check.positive("slab", slab) * signs * (y[:, None] > 0) + check.at_least_zero("noise", noise) * X[:, slabs]
+    X[:, 0] = check.positive("margin", margin) * y
+    return _split(X, y, num_train, "independent features")
+
+
+def swapped(task: Task, directions: Any, *, seed: int = 0) -> Task:
+    """The task with 3 Q test points: x, then Pi x + (1 - Pi) x', then Pi x' + (1 - Pi) x, with x' of another class than x.
+
+    Pi projects on the directions. A function of Pi x alone gives the same on the second third as on the first; targets are
+    those of the point that gave Pi x. `compare.swap_test` reads a result on such a task.
+
+    Args:
+        task: with test points and their targets: signs of one output, or the largest of several.
+        directions: (D,), or (k, D) linearly independent rows.
+        seed: of the choice of x', any test point of another class.
+
+    Raises:
+        ValueError: no test points or targets, or of one class alone; directions of another shape, or dependent.
+
+    Example:
+        >>> swapped(independent_features(8, 4, input_dim=5), [1, 0, 0, 0, 0])
+        Task('independent features, swapped', P=8, Q=12, D=5)
+    """
+    if task.X_test is None or task.y_test is None:
+        raise ValueError("swapped needs test points and their targets: give the task X_test and y_test.")
+    of = task.y_test > 0 if task.y_test.ndim == 1 else task.y_test.argmax(1)
+    if not (of != of[0]).any():
+        raise ValueError("swapped needs test points of two classes, got one.")
+    rng = _rng(seed)
+    other = np.array([rng.choice(np.flatnonzero(of != own)) for own in of])
+    x, y = task.X_test, task.y_test
+    part = x @ _projector(task, directions)
+    X_test = np.concatenate([x, part + (x - part)[other], part[other] + (x - part)])
+    return Task(task.X, task.y, X_test, np.concatenate([y, y, y[other]]), f"{task.name}, swapped")
+
+
+def without(task: Task, directions: Any) -> Task:
+    """The task with (1 - Pi) x in the place of every x, Pi the projector on the directions: what they leave for others to use.
+
+    Args:
+        task: any.
+        directions: (D,), or (k, D) linearly independent rows.
+
+    Raises:
+        ValueError: directions of another shape, or dependent.
+
+    Example:
+        >>> without(independent_features(8, 4, input_dim=5), [1, 0, 0, 0, 0]).X[:, 0].tolist()
+        [0.0, 0.0, 0.0, 0.0, 0.0, 0.0, 0.0, 0.0]
+    """
+    rest = np.eye(task.input_dim) - _projector(task, directions)
+    X_test = None if task.X_test is None else task.X_test @ rest
+    return Task(task.X @ rest, task.y, X_test, task.y_test, f"{task.name}, without")
+
+
+def _projector(task: Task, directions: Any) -> NDArray[np.float64]:
+    """(D, D) projector on the rows."""
+    rows = check.array("directions", np.atleast_2d(directions), 2, f"(k, D) or (D,), D = {task.input_dim}")
+    if rows.shape[1] != task.input_dim or np.linalg.matrix_rank(rows) < len(rows):
+        raise ValueError(f"directions must be independent rows of length D = {task.input_dim}, got shape {rows.shape}.")
+    Q, _ = np.linalg.qr(rows.T)
+    return Q @ Q.T
+
+
 def _normal(num_train: int, num_test: int, input_dim: int, seed: int) -> tuple[NDArray[np.float64], np.random.Generator]:
     total = check.count("num_train", num_train) + check.count("num_test", num_test, least=0)
     rng = _rng(seed)

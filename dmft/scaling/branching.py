@@ -95,7 +95,9 @@ def branch_kernels(features: Any, others: Any = None) -> Float[np.ndarray, "bran
     return np.einsum("lmd,lpd->lmp", Z, X) / (X.shape[0] * X.shape[2])
 
 
-def branching_posterior(kernels: Any, y: Any, neurons: int, *, variance: float = 1.0, noise: float = 0.1) -> BranchingPosterior:
+def branching_posterior(
+    kernels: Any, y: Any, neurons: float, *, variance: float = 1.0, noise: float = 0.1
+) -> BranchingPosterior:
     """The posterior's saddle point: minimum of S over log u, by Newton steps from u = s2, damped where S would rise.
 
     Means of u over the posterior agree to a few percent from N = 16 on; at smaller N they lie above, for small u_l most.
@@ -103,7 +105,7 @@ def branching_posterior(kernels: Any, y: Any, neurons: int, *, variance: float =
     Args:
         kernels: (Lb, P, P) K_l.
         y: (P,) targets.
-        neurons: N, of each branch.
+        neurons: N of each branch; a real number, so that N -> 0 can be taken.
         variance: s2, of the readout's prior.
         noise: T, a variance above zero.
 
@@ -118,7 +120,7 @@ def branching_posterior(kernels: Any, y: Any, neurons: int, *, variance: float =
     """
     K = check.array("kernels", kernels, 3, "(Lb, P, P)")
     Y = check.array("y", y, 1, "(P,)")
-    N = check.count("neurons", neurons)
+    N = check.positive("neurons", neurons)
     s2, T = check.positive("variance", variance), check.positive("noise", noise)
     if K.shape[1:] != (len(Y), len(Y)):
         raise ValueError(f"kernels must have shape (Lb, {len(Y)}, {len(Y)}) for {len(Y)} targets, got {K.shape}.")

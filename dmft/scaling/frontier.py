@@ -40,7 +40,7 @@ class Frontier:
         """(c,) local slope - d log test / d log C along the frontier.
 
         With lam = k^-b and power = k^-a it tends to (a - 1) / (1 + b) where a - 1 < b, without limits by samples. Larger a:
-        docs/scaling.md.
+        docs/scaling/dynamics.md.
         """
         return -np.gradient(np.log(self.test), np.log(self.compute))
 

@@ -12,18 +12,19 @@ K(G_{l-1}) = C C^T and G_l = C V V^T C^T, V lower triangular with a positive dia
     KL = (|V|^2 - n) / 2 - log det V
 
 and V is what is searched over. Written from the line of work on deep kernel machines (2108.13097): the paper's own typography
-of this objective was not at hand.
+of this objective was not at hand. Deep processes of finite width, sampled, do concentrate on it (`finite.graph_process`).
 """
 
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any
+from functools import partial
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jaxtyping import Array, Float
+from jaxtyping import Array, Float, Int
 
 from widthwise import check
 from widthwise.precision import float64
@@ -110,47 +111,62 @@ def graph_kernel(
             f"adjacency must be ({n}, {n}) and labelled name {len(Y)} nodes of 0 ... {n - 1}; got {A.shape} and {known.shape}."
         )
     s2, strength = check.positive("noise", noise), check.positive("nu", nu)
-    rows, columns = np.tril_indices(n)
-    diagonal = rows == columns
-
-    def unpack(v: Array) -> Array:
-        """(L, n, n) V; diagonals by their logarithms."""
-        v = v.reshape(L, -1)
-        return jnp.zeros((L, n, n)).at[:, rows, columns].set(jnp.where(diagonal, jnp.exp(v), v))
-
-    def layers(v: Array) -> tuple[list[Array], Array, Array]:
-        V = unpack(v)
-        G, grams = jnp.asarray(X @ X.T / X.shape[1]), []
-        for l in range(L):
-            half = jnp.linalg.cholesky(propagate(A, G)) @ V[l]
-            G = half @ half.T
-            grams.append(G)
-        divergence = ((V**2).sum((1, 2)) - n) / 2 - v.reshape(L, -1)[:, diagonal].sum(1)
-        return grams, propagate(A, G), divergence
-
-    def objective(v: Array) -> Array:
-        _, K, divergence = layers(v)
-        half = jnp.linalg.cholesky(K[jnp.ix_(known, known)] + s2 * jnp.eye(len(Y)))
-        z = jax.scipy.linalg.solve_triangular(half, jnp.asarray(Y), lower=True)
-        log_det = Y.shape[1] * jnp.log(jnp.diag(half)).sum()
-        fit = -(z**2).sum() / 2 - log_det - Y.size * np.log(2 * np.pi) / 2
-        return fit - strength * divergence.sum()
-
     with float64():
-        step = jax.jit(jax.value_and_grad(lambda v: -objective(v) / (1 + strength)))
-        zero = np.zeros(L * len(rows))
-        start = -float(step(zero)[0]) * (1 + strength)
+        given = Given(*map(jnp.asarray, (X @ X.T / X.shape[1], A, Y, known, s2, strength)))
+        zero = np.zeros(L * (n * (n + 1) // 2))
 
         def value(v: Any) -> tuple[float, Any]:
-            out, slope = step(v)
+            out, slope = _value_and_slope(v, given, L)
             return float(out), np.asarray(slope)
 
+        start = -value(zero)[0] * (1 + strength)
         found = minimize(value, zero, jac=True, method="L-BFGS-B", options={"maxiter": most, "gtol": 1e-9, "ftol": 1e-14})
-        grams, K, divergence = layers(jnp.asarray(found.x))
+        grams, K, divergence = _layers(jnp.asarray(found.x), given, L)
         k = np.asarray(K)
         mean = k[:, known] @ np.linalg.solve(k[np.ix_(known, known)] + s2 * np.eye(len(Y)), Y)
         best = -float(found.fun) * (1 + strength)
-        return GraphKernel(np.asarray(jnp.stack(grams)), k, mean, best, start, np.asarray(divergence))
+        return GraphKernel(np.asarray(grams), k, mean, best, start, np.asarray(divergence))
+
+
+class Given(NamedTuple):
+    """What the objective is of: G_0, A, targets and places of the labelled nodes, s^2, nu."""
+
+    below: Float[Array, "n n"]
+    adjacency: Float[Array, "n n"]
+    y: Float[Array, "labelled outputs"]
+    labelled: Int[Array, "labelled"]
+    noise: Float[Array, ""]
+    strength: Float[Array, ""]
+
+
+def _layers(v: Array, given: Given, L: int) -> tuple[Array, Array, Array]:
+    """Gram matrices (L, n, n), K(G_L) and divergences (L,) at v, the entries of V; those of its diagonal by logarithms."""
+    A, G = given.adjacency, given.below
+    n = len(A)
+    rows, columns = np.tril_indices(n)
+    diagonal = rows == columns
+    v = v.reshape(L, -1)
+    V = jnp.zeros((L, n, n)).at[:, rows, columns].set(jnp.where(diagonal, jnp.exp(v), v))
+    grams = []
+    for l in range(L):
+        half = jnp.linalg.cholesky(propagate(A, G)) @ V[l]
+        G = half @ half.T
+        grams.append(G)
+    divergence = ((V**2).sum((1, 2)) - n) / 2 - v[:, diagonal].sum(1)
+    return jnp.stack(grams), propagate(A, G), divergence
+
+
+@partial(jax.jit, static_argnames="L")
+@partial(jax.value_and_grad, argnums=0)
+def _value_and_slope(v: Array, given: Given, L: int) -> Array:
+    """Minus the objective, over 1 + nu; compiled once for graphs of one size."""
+    _, K, divergence = _layers(v, given, L)
+    Y, known = given.y, given.labelled
+    half = jnp.linalg.cholesky(K[jnp.ix_(known, known)] + given.noise * jnp.eye(len(Y)))
+    z = jax.scipy.linalg.solve_triangular(half, Y, lower=True)
+    log_det = Y.shape[1] * jnp.log(jnp.diag(half)).sum()
+    fit = -(z**2).sum() / 2 - log_det - Y.size * np.log(2 * np.pi) / 2
+    return -(fit - given.strength * divergence.sum()) / (1 + given.strength)
 
 
 def propagate(A: Any, G: Any) -> Array:

@@ -7,6 +7,11 @@ f(x) = k(x)^T (K + lambda)^-1 y (lambda is not divided by p):
     E_k   = [ c_k^2 kappa^2 + sigma^2 p eta_k^2 ] / (p eta_k + kappa)^2 / (1 - gamma)
     test  = sum_k N_k E_k                                             train = (lambda / kappa)^2 (same sum of c_k^2 + sigma^2)
 
+E_k is what power and noise *from* mode k add to the error. The error *in* mode k has noise from all that is not learned, of
+other modes too (the same sum, told apart by where it ends):
+
+    <(f_k - c_k)^2> = c_k^2 kappa^2 / (p eta_k + kappa)^2 + p eta_k^2 / (p eta_k + kappa)^2 (test + sigma^2)
+
 Modes left out of the spectrum have p eta << kappa: their trace adds to lambda in the equation of kappa, and their target power
 is noise that stays in the test error. kappa here is p times the kappa of 2311.14646.
 """
@@ -33,8 +38,9 @@ class LearningCurve:
         num_samples: (n,) p.
         test: (n,) <(f - y)^2> over new points, noise-free targets; infinite where the formula has its double-descent peak.
         train: (n,) mean of (f - y)^2 over the train points, with their noise.
-        mode_errors: (n, k) E_k, the part of `test` in one mode of each entry of the spectrum; times multiplicity, and with
-            the spectrum's rest_power, they sum to `test`.
+        mode_errors: (n, k) <(f_k - c_k)^2>, the part of `test` in one mode of each entry of the spectrum; times multiplicity,
+            and with the spectrum's rest_power, they sum to `test`.
+        by_source: (n, k) E_k, the part of `test` that comes from one mode of each entry; it has the same sum.
         kappa, gamma: (n,) the effective ridge, and the variance's feedback; test errors grow as 1 / (1 - gamma).
     """
 
@@ -42,6 +48,7 @@ class LearningCurve:
     test: Float[np.ndarray, "sizes"]
     train: Float[np.ndarray, "sizes"]
     mode_errors: Float[np.ndarray, "sizes entries"]
+    by_source: Float[np.ndarray, "sizes entries"]
     kappa: Float[np.ndarray, "sizes"]
     gamma: Float[np.ndarray, "sizes"]
 
@@ -55,8 +62,7 @@ class LearningCurve:
 def learning_curve(spectrum: Spectrum, num_samples: Any, *, ridge: float = 0.0, noise: float = 0.0) -> LearningCurve:
     """Test and train error of kernel regression on p samples, averaged over data (equations above).
 
-    Good to a few percent where many modes are half learned; single modes with p eta_k >> kappa are learned better or worse
-    than stated at small p, by an order one factor.
+    Good to a few percent where many modes are half learned.
 
     Args:
         spectrum: of the kernel, with the target.
@@ -87,12 +93,14 @@ def learning_curve(spectrum: Spectrum, num_samples: Any, *, ridge: float = 0.0, 
     noise2 = noise**2 + spectrum.rest_power
     with np.errstate(divide="ignore", invalid="ignore"):
         feedback = 1 / np.maximum(1 - gamma, 0.0)[:, None]
-        mode_errors = power * left**2 + noise2 * p[:, None] * fit**2
-        mode_errors = np.where(mode_errors > 0, mode_errors * feedback, 0.0)  # nothing to amplify stays nothing
+        by_source = power * left**2 + noise2 * p[:, None] * fit**2
+        by_source = np.where(by_source > 0, by_source * feedback, 0.0)  # nothing to amplify stays nothing
         ratio = np.divide(ridge, kappa, out=1 - fit @ many, where=kappa > 0)
         spread = left**2 @ (many * power) + noise2
         train = np.where(ratio > 0, ratio**2 * spread * feedback[:, 0], 0.0)
-    return LearningCurve(p, mode_errors @ many + spectrum.rest_power, train, mode_errors, kappa, gamma)
+        variance = p[:, None] * fit**2 * spread[:, None]
+        mode_errors = power * left**2 + np.where(variance > 0, variance * feedback, 0.0)
+    return LearningCurve(p, by_source @ many + spectrum.rest_power, train, mode_errors, by_source, kappa, gamma)
 
 
 def effective_ridge(spectrum: Spectrum, p: Float[np.ndarray, "sizes"], ridge: float = 0.0) -> Float[np.ndarray, "sizes"]:
