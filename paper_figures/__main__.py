@@ -6,12 +6,13 @@ import argparse
 import gc
 import sys
 import time
+import traceback
 from pathlib import Path
 
 import jax
 import matplotlib
 
-from paper_figures import figure, report
+from paper_figures import cache, figure, report
 from paper_figures.drawing import draw, drawn
 from paper_figures.headline import HeadlineFailed, claim
 
@@ -23,8 +24,8 @@ examples:
   python -m paper_figures --all --quick                  all of them, and index.html, one page that holds everything
 
 Runs are kept under results/ and used again; a run that was interrupted costs only what it had not finished. The exit status
-is 1 if a headline number is outside of its bounds (paper_figures/headlines.toml). --all leaves alone what the same code has
-drawn into the folder before.
+is 1 if a headline number is outside of its bounds (paper_figures/headlines.toml), or a figure cannot be drawn; the others are
+drawn all the same. --all leaves alone what the same code has drawn into the folder before.
 """
 
 
@@ -54,30 +55,45 @@ def main(arguments: list[str] | None = None) -> int:
             parser.error(f"no figure {name!r}; there are: {', '.join(figure.names())}")
         names += [x for x in found if x not in names]
     matplotlib.use("Agg")
-    failed = []
-    for i, name in enumerate(names, 1):
-        start = time.perf_counter()
-        print(f"[{i}/{len(names)}] {name}: {claim(name)}", flush=True)
-        try:
-            before = drawn(name, quick=options.quick, folder=options.folder) if options.all else None
-            if before:
-                print("\n".join(map(str, before.headlines)) + f"\ndrawn by the same code on {before.versions['date']}")
-                before.or_raise()
-                continue
-            draw(name, quick=options.quick, folder=options.folder)
-        except OSError as error:
-            parser.exit(1, f"{parser.prog}: {error.strerror or error}\n")
-        except HeadlineFailed as error:
-            failed.append(name)
-            print(f"{parser.prog}: {error}", file=sys.stderr)
-        print(f"{name}: {time.perf_counter() - start:.0f} s\n", flush=True)
-        jax.clear_caches()  # programs of one figure are of no use to the next, and add up
-        gc.collect()
-    if options.all:
-        print(f"wrote {report.write(options.folder, names)}")
-    if failed:
-        print(f"{parser.prog}: {len(failed)} of {len(names)} do not show what they claim: {', '.join(failed)}", file=sys.stderr)
-    return bool(failed)
+    failed, broken = [], {}
+    try:
+        for folder in (options.folder, cache.RESULTS):
+            cache.writable(folder)
+        for i, name in enumerate(names, 1):
+            start = time.perf_counter()
+            print(f"[{i}/{len(names)}] {name}: {claim(name)}", flush=True)
+            try:
+                _draw(name, options)
+            except HeadlineFailed as error:
+                failed.append(name)
+                print(f"{parser.prog}: {error}", file=sys.stderr)
+            except Exception as error:  # of this figure: the others are drawn all the same
+                broken[name] = f"{type(error).__name__}: {error}"
+                traceback.print_exc()
+            print(f"{name}: {time.perf_counter() - start:.0f} s\n", flush=True)
+            jax.clear_caches()  # programs of one figure are of no use to the next, and add up
+            gc.collect()
+        if options.all:
+            print(f"wrote {report.write(options.folder, names, broken)}")
+    except OSError as error:
+        parser.exit(1, f"{parser.prog}: {error.strerror or error}\n")
+    except KeyboardInterrupt:
+        kept = f"what is done is kept under {cache.RESULTS}/, and the same command goes on from there"
+        parser.exit(130, f"\n{parser.prog}: interrupted; {kept}.\n")
+    for them, what in ((failed, "do not show what they claim"), ([*broken], "cannot be drawn")):
+        if them:
+            print(f"{parser.prog}: {len(them)} of {len(names)} {what}: {', '.join(them)}", file=sys.stderr)
+    return bool(failed or broken)
+
+
+def _draw(name: str, options: argparse.Namespace) -> None:
+    """Draw one figure; of all, only those that the same code has not drawn before."""
+    before = drawn(name, quick=options.quick, folder=options.folder) if options.all else None
+    if before is None:
+        draw(name, quick=options.quick, folder=options.folder)
+    else:
+        print("\n".join(map(str, before.headlines)) + f"\ndrawn by the same code on {before.versions['date']}")
+        before.or_raise()
 
 
 if __name__ == "__main__":
