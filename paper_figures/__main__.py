@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import gc
+import os
 import sys
 import time
 import traceback
@@ -15,6 +16,9 @@ import matplotlib
 from paper_figures import cache, figure, report
 from paper_figures.drawing import draw, drawn
 from paper_figures.headline import HeadlineFailed, claim
+
+INTERRUPTED = 130
+"""Exit status after Ctrl-C, as of shells."""
 
 EPILOG = """\
 examples:
@@ -79,7 +83,8 @@ def main(arguments: list[str] | None = None) -> int:
         parser.exit(1, f"{parser.prog}: {error.strerror or error}\n")
     except KeyboardInterrupt:
         kept = f"what is done is kept under {cache.RESULTS}/, and the same command goes on from there"
-        parser.exit(130, f"\n{parser.prog}: interrupted; {kept}.\n")
+        print(f"\n{parser.prog}: interrupted; {kept}.", file=sys.stderr)
+        return INTERRUPTED
     for them, what in ((failed, "do not show what they claim"), ([*broken], "cannot be drawn")):
         if them:
             print(f"{parser.prog}: {len(them)} of {len(names)} {what}: {', '.join(them)}", file=sys.stderr)
@@ -97,4 +102,8 @@ def _draw(name: str, options: argparse.Namespace) -> None:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    status = main()
+    if status == INTERRUPTED:  # in the middle of a compilation JAX may crash where Python ends
+        sys.stdout.flush()
+        os._exit(status)
+    sys.exit(status)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import os
 import time
 from collections.abc import Callable, Iterable
@@ -122,7 +123,7 @@ def _in_turn(setting: Setting, given: list[Replica], seed: int, progress: bool) 
             total=len(given), desc="dmft.fluctuations", unit="replica", disable=None if progress else True, leave=False
         ) as bar,
     ):
-        for response in (first, *pool.map(one, range(1, len(given)))):
+        for response in itertools.chain((first,), pool.map(one, range(1, len(given)))):  # each as it comes
             bar.update()
             yield response
 
