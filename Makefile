@@ -37,7 +37,7 @@ benchmark: $(SETUP)
 # warnings are errors: a page outside of the table of contents, a link to nowhere, a docstring that is not readable
 docs: $(SETUP)
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c requirements.lock -r docs/requirements.txt
-	$(BIN)/python -m sphinx -q -W --keep-going -b html docs build/docs
+	$(BIN)/python -m sphinx -q -a -W --keep-going -b html docs build/docs
 	@echo "build/docs/index.html"
 
 setup: $(SETUP)

@@ -46,10 +46,16 @@ def as_rst(app: Any, what: str, name: str, thing: object, options: Any, lines: l
         if line.startswith(" ") and not in_section and not in_equation and not in_doctest:
             in_equation = True
             out += ["", "::", ""]
-        out.append(line if in_doctest or in_equation else escaped(line))
+        out.append(line if in_doctest or in_equation else escaped(described(line) if in_section else line))
     if what in ("property", "attribute"):
         out[:0] = ["..", ""]  # an empty comment, or napoleon takes what stands before a colon for a type
     lines[:] = out
+
+
+def described(line: str) -> str:
+    """Of a line `a, b: n.` in a section: two names stay one field, and n. is no number of a list."""
+    line = re.sub(r"^ +\w+(?:, \w+)+(?=: )", lambda names: names[0].replace(", ", ","), line)
+    return re.sub(r"^( +[\w,]+: \w{1,2})\.(?= |$)", r"\1\\.", line)
 
 
 def escaped(line: str) -> str:
