@@ -72,7 +72,7 @@ def main(arguments: list[str] | None = None) -> int:
                 failed.append(name)
                 print(f"{parser.prog}: {error}", file=sys.stderr)
             except Exception as error:  # of this figure: the others are drawn all the same
-                broken[name] = f"{type(error).__name__}: {error}"
+                broken[name] = f"{type(error).__name__}: {error}".splitlines()[0]
                 traceback.print_exc()
             print(f"{name}: {time.perf_counter() - start:.0f} s\n", flush=True)
             jax.clear_caches()  # programs of one figure are of no use to the next, and add up

@@ -81,14 +81,22 @@ class Fluctuations:
 
     @staticmethod
     def load(folder: str | os.PathLike[str], **settings: Any) -> Fluctuations:
-        """Read what `save` wrote; `settings` as for `Result.load`."""
+        """Read what `save` wrote; `settings` as for `Result.load`.
+
+        Raises:
+            ValueError: the folder does not hold it, or a file there is damaged.
+        """
         path = Path(folder)
         there = {name: path / f"{name}.npz" for name in ("limit", "variance", "bias")}
         parts = {name: Result.load(file, **settings) if file.exists() else None for name, file in there.items()}
         if parts["limit"] is None or parts["variance"] is None or not (path / "rows.npz").exists():
             raise ValueError(f"{path} holds no fluctuations: limit.npz, variance.npz and rows.npz are expected there.")
-        with np.load(path / "rows.npz") as rows:
-            return Fluctuations(parts["limit"], parts["variance"], parts["bias"], dict(rows))
+        try:
+            with np.load(path / "rows.npz") as file:
+                rows = dict(file)
+        except Exception as error:  # zipfile, zlib, numpy: each has its own
+            raise ValueError(f"{path / 'rows.npz'} is not a file of arrays or is damaged ({error}).") from error
+        return Fluctuations(parts["limit"], parts["variance"], parts["bias"], rows)
 
     def __str__(self) -> str:
         training = self.limit.problem.training
