@@ -6,6 +6,8 @@ import contextlib
 import errno
 import functools
 import hashlib
+import importlib.util
+import inspect
 import os
 import time
 from collections.abc import Callable, Iterator, Mapping
@@ -14,9 +16,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, TypeVar
 
+import jax
 import numpy as np
 
-from widthwise import Fluctuations, Problem, Result, __version__
+from widthwise import Fluctuations, Problem, Result
 from widthwise.data import Stream
 from widthwise.result import atomic_write
 
@@ -49,7 +52,7 @@ def recorded() -> Iterator[list[Run]]:
 
 
 def cached(problem: Problem, settings: str, compute: Callable[[], Result]) -> Result:
-    """The Result that `compute` gives, or gave before for the same problem, settings and version.
+    """The Result that `compute` gives, or gave before for the same problem, settings and code.
 
     Args:
         problem: what is solved; any change of physics or data changes its fingerprint.
@@ -75,7 +78,7 @@ def cached_fluctuations(problem: Problem, settings: str, compute: Callable[[], F
 
 
 def cached_arrays(name: str, settings: Mapping[str, Any], compute: Callable[..., Mapping[str, Any]]) -> dict[str, np.ndarray]:
-    """The arrays by name that `compute(**settings)` gives, or gave before for the same name, settings and version.
+    """The arrays by name that `compute(**settings)` gives, or gave before for the same name, settings and code.
 
     Args:
         name: what is computed, in words, different for every use.
@@ -83,7 +86,8 @@ def cached_arrays(name: str, settings: Mapping[str, Any], compute: Callable[...,
         compute: a function of the settings.
     """
     text = repr(sorted(settings.items()))
-    path = _path(hashlib.sha256(name.encode()).hexdigest()[:16], text).with_suffix(".npz")
+    module = Path(inspect.getsourcefile(compute) or "").read_text(encoding="utf-8")
+    path = _path(hashlib.sha256(name.encode()).hexdigest()[:16], text + module).with_suffix(".npz")
 
     def timed() -> dict[str, np.ndarray]:
         start = time.perf_counter()
@@ -113,8 +117,24 @@ def _record(result: Kept, of: str, settings: str, seconds: float) -> Kept:
     return result
 
 
+PACKAGES = ("widthwise", "dmft", "finite", "compare")
+"""Whose code results depend on."""
+
+
+@functools.cache
+def sources(*packages: str) -> str:
+    """Fingerprint of the code and tables of packages, and of what they compute with."""
+    digest = hashlib.sha256(f"{jax.__version__} {np.__version__}".encode())
+    for package in packages:
+        (folder,) = importlib.util.find_spec(package).submodule_search_locations  # type: ignore[union-attr, misc]
+        for path in sorted(Path(folder).rglob("*")):
+            if path.suffix in {".py", ".toml", ".mplstyle"}:
+                digest.update(str(path.relative_to(folder)).encode() + path.read_bytes())
+    return digest.hexdigest()[:16]
+
+
 def _path(fingerprint: str, settings: str) -> Path:
-    digest = hashlib.sha256(f"{settings} {__version__}".encode()).hexdigest()[:8]
+    digest = hashlib.sha256(f"{settings} {sources(*PACKAGES)}".encode()).hexdigest()[:8]
     return RESULTS / f"{fingerprint}-{digest}"
 
 

@@ -2,9 +2,6 @@
 
 from __future__ import annotations
 
-import functools
-import hashlib
-import importlib.util
 import json
 import time
 from collections.abc import Callable
@@ -14,7 +11,7 @@ from typing import Any
 
 import matplotlib.pyplot as plt
 
-from paper_figures import figure, headline
+from paper_figures import cache, figure, headline
 from paper_figures.cache import Run, recorded, writable
 from paper_figures.headline import Bounds, Headline, Number
 from widthwise.result import atomic_write, versions
@@ -69,19 +66,8 @@ class Drawing:
         return Drawing(**{**text, "headlines": lines, "runs": [Run(**run) for run in text["runs"]]})
 
 
-PACKAGES = ("widthwise", "dmft", "finite", "compare", "paper_figures")
-
-
-@functools.cache
-def sources() -> str:
-    """Fingerprint of all code and settings that a figure can depend on."""
-    digest = hashlib.sha256()
-    for package in PACKAGES:
-        (folder,) = importlib.util.find_spec(package).submodule_search_locations  # type: ignore[union-attr, misc]
-        for path in sorted(Path(folder).rglob("*")):
-            if path.suffix in {".py", ".toml", ".mplstyle"}:
-                digest.update(str(path.relative_to(folder)).encode() + path.read_bytes())
-    return digest.hexdigest()[:16]
+def _sources() -> str:
+    return cache.sources(*cache.PACKAGES, "paper_figures")
 
 
 def drawn(name: str, *, quick: bool, folder: Path) -> Drawing | None:
@@ -91,7 +77,7 @@ def drawn(name: str, *, quick: bool, folder: Path) -> Drawing | None:
     except (OSError, ValueError, TypeError, KeyError):
         return None
     there = all((folder / f"{name}.{suffix}").exists() for suffix in ("png", "pdf"))
-    return drawing if there and drawing.quick == quick and drawing.sources == sources() else None
+    return drawing if there and drawing.quick == quick and drawing.sources == _sources() else None
 
 
 def draw(name: str, *, quick: bool, folder: Path, say: Callable[[str], Any] = print) -> Drawing:
@@ -123,7 +109,7 @@ def draw(name: str, *, quick: bool, folder: Path, say: Callable[[str], Any] = pr
     seconds = time.perf_counter() - start
     kept = [*dict.fromkeys(runs)]
     drawing = Drawing(
-        name, title, text.strip(), claim, leaves_open, quick, headlines, table, kept, seconds, sources(), versions()
+        name, title, text.strip(), claim, leaves_open, quick, headlines, table, kept, seconds, _sources(), versions()
     )
     drawing.save(folder)
     return drawing.or_raise()

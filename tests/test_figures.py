@@ -332,7 +332,7 @@ def test_page_of_all_figures(tmp_path: Path, capsys: pytest.CaptureFixture[str],
     for arguments in (["--all"], ["fig98", "--quick"]):  # negative twins: another size; one figure is always drawn
         assert main([*arguments, "--folder", str(tmp_path)]) == 1
         assert "must not be computed" in capsys.readouterr().err
-    monkeypatch.setattr(drawing, "sources", lambda: "other code")
+    monkeypatch.setattr(cache, "sources", lambda *_: "other code")
     assert main(["--all", "--quick", "--folder", str(tmp_path)]) == 1
     assert "2 of 2 cannot be drawn: fig98_small, fig99_small" in capsys.readouterr().err
     assert Page((tmp_path / "index.html").read_text()).ids == []
@@ -506,12 +506,30 @@ def test_runs_of_results_are_recorded() -> None:
     assert first[0].seconds > 0
 
 
-def test_another_version_computes_again(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_other_code_computes_again(monkeypatch: pytest.MonkeyPatch) -> None:
     compute = Counting()
     cached(PROBLEM, "width 4", compute)
-    monkeypatch.setattr(cache, "__version__", "9.9")
+    monkeypatch.setattr(cache, "sources", lambda *_: "other code")
     cached(PROBLEM, "width 4", compute)
     assert compute.calls == 2
+
+
+def test_fingerprint_of_code(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    package = tmp_path / "some_package"
+    package.mkdir()
+    monkeypatch.syspath_prepend(tmp_path)
+
+    def fingerprint() -> str:
+        cache.sources.cache_clear()
+        return cache.sources("some_package")
+
+    (package / "__init__.py").write_text("x = 1\n")
+    first = fingerprint()
+    (package / "notes.txt").write_text("not code")
+    assert fingerprint() == first
+    (package / "__init__.py").write_text("x = 2\n")
+    assert fingerprint() != first
+    cache.sources.cache_clear()
 
 
 def test_damaged_file_is_computed_again_and_said_so(results: Path, capsys: pytest.CaptureFixture[str]) -> None:
