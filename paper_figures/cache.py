@@ -86,7 +86,8 @@ def cached_arrays(name: str, settings: Mapping[str, Any], compute: Callable[...,
         compute: a function of the settings.
     """
     text = repr(sorted(settings.items()))
-    module = Path(inspect.getsourcefile(compute) or "").read_text(encoding="utf-8")
+    function = compute.func if isinstance(compute, functools.partial) else compute
+    module = Path(inspect.getsourcefile(function) or "").read_text(encoding="utf-8")
     path = _path(hashlib.sha256(name.encode()).hexdigest()[:16], text + module).with_suffix(".npz")
 
     def timed() -> dict[str, np.ndarray]:
