@@ -309,20 +309,23 @@ def test_relative_updates_to_the_stated_tolerance() -> None:
 @pytest.mark.slow
 @pytest.mark.parametrize(("layers", "small", "large"), [(2, 2.0, 1.0), (3, 2.0, 2 / 3)])
 def test_largest_rates_of_online_networks(layers: int, small: float, large: float) -> None:
-    """N = 64, D = 10, fresh batches of 64, loss below 0.6 Var y after 1000 steps: slopes to 0.15, 8 rates a decade."""
+    """N = 64, D = 10, fresh batches of 64, loss below 0.6 Var y after 1000 steps: slopes to 0.15, 8 rates a decade.
+
+    Four seeds. With three layers catapults carry larger rates from gamma = 0.003 on: 2.4 between 0.003 and 0.03.
+    """
     N, D, B, T = 64, 10, 64, 1000
 
     def left(gamma: float, rates: np.ndarray, seed: int) -> np.ndarray:
         """Loss over the last batches, over that of f = 0; all rates at once."""
         rng = np.random.default_rng(seed)
-        X = rng.normal(size=(T + 4, D, B)).astype(np.float32)
-        Y = (X[:, 0] + X[:, 1] * X[:, 2]) / np.float32(2**0.5)
-        start = [rng.normal(size=(N, D if l == 0 else N)).astype(np.float32) for l in range(layers - 1)]
-        start.append(rng.normal(size=(1, N)).astype(np.float32))
+        X = rng.normal(size=(T + 4, D, B))
+        Y = (X[:, 0] + X[:, 1] * X[:, 2]) / 2**0.5
+        start = [rng.normal(size=(N, D if l == 0 else N)) for l in range(layers - 1)]
+        start.append(rng.normal(size=(1, N)))
         roles: Any = [("input", D), *[("hidden", N)] * (layers - 2), ("output", N)]
         scales = [Parameterization(gamma0=gamma).scale(role, width=N, fan_in=F) for role, F in roles]
-        a = [np.float32(s.multiplier) for s in scales]
-        c = [(s.learning_rate * rates)[:, None, None].astype(np.float32) for s in scales]
+        a = [s.multiplier for s in scales]
+        c = [(s.learning_rate * rates)[:, None, None] for s in scales]
         W, out = [np.repeat(w[None], len(rates), 0) for w in start], []
 
         def forward(V: list[np.ndarray], x: np.ndarray) -> list[np.ndarray]:
@@ -339,7 +342,7 @@ def test_largest_rates_of_online_networks(layers: int, small: float, large: floa
                 if t >= T:
                     out.append((error**2).mean((1, 2)) / np.mean(y**2))
                     continue
-                g = error / np.float32(B)
+                g = error / B
                 for l in range(layers - 1, -1, -1):
                     z = np.broadcast_to(x, (len(rates), D, B)) if l == 0 else np.maximum(h[l - 1], 0)
                     back = a[l] * W[l].swapaxes(1, 2) @ g * (h[l - 1] > 0) if l else g
@@ -348,7 +351,7 @@ def test_largest_rates_of_online_networks(layers: int, small: float, large: floa
         return np.mean(out, 0)
 
     slopes = []
-    for gammas in ([0.003, 0.03], [10.0, 300.0]):
+    for gammas in ([1e-4, 1e-3], [10.0, 300.0]):
         edges = []
         for gamma in gammas:
             rates = min(1.0, gamma ** (2 / layers - 2)) * 10 ** np.arange(-1.0, 1.51, 1 / 8)
