@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -193,6 +194,25 @@ def test_fitting_ratios_at_the_best_ridge() -> None:
                 assert abs(float(other.train / (other.test + noise**2)) - number) > 0.1
 
 
+def test_gaussian_features_at_reference_sizes() -> None:
+    """M = 300, lam = k^-1.5, power = k^-1.6, noise^2 = 0.1, ridge 0.05: .503 .2154 .0902, train .0030 .0079 .0327.
+
+    Mode 1 of the formula by source: .009, .00053. Simulated, 80 data sets: 3 % and 2 SE from p = 80 on. Twin: ridge / p.
+    """
+    spectrum, p = Spectrum.power_law(1.6, 1.5, 300), [20, 80, 320]
+    curve = spectra.learning_curve(spectrum, p, ridge=0.05, noise=0.1**0.5)
+    np.testing.assert_allclose(curve.test, [0.503, 0.2154, 0.0902], atol=5e-4)
+    np.testing.assert_allclose(curve.train, [0.0030, 0.0079, 0.0327], atol=5.1e-5)
+    np.testing.assert_allclose(curve.by_source[[0, 2], 0], [0.009, 0.00053], rtol=0.06)
+    for i in (1, 2):
+        draws = linear_models.ridge_regression(spectrum, p[i], np.inf, ridge=0.05, noise=0.1**0.5, num_draws=80, seed=i)
+        wrong = spectra.learning_curve(spectrum, p[i], ridge=0.05 / p[i], noise=0.1**0.5)
+        for name in ("test", "train"):
+            allowed = 0.03 * draws.mean(name) + 2 * draws.sem(name)
+            assert abs(getattr(curve, name)[i] - draws.mean(name)) < allowed
+            assert abs(getattr(wrong, name)[0] - draws.mean(name)) > allowed
+
+
 def test_test_error_on_the_sphere_at_reference_sizes() -> None:
     """p = 30 ... 800, D = 10, tangent kernel of relu: .4626 .0650 .0035 .0003, to 2 %, of power in degrees 1 and 2.
 
@@ -201,8 +221,9 @@ def test_test_error_on_the_sphere_at_reference_sizes() -> None:
     p, expected = [30, 100, 300, 800], np.array([0.4626, 0.0650, 0.0035, 0.0003])
 
     def rest(layers: int) -> np.ndarray:
-        kernel = spectra.ntk(MLP(layers, "relu"))
-        curves = np.array([spectra.learning_curve(spectra.sphere(kernel, 10, {l: 1.0}), p).test for l in (1, 2)])
+        both = spectra.sphere(spectra.ntk(MLP(layers, "relu")), 10, {1: 1.0, 2: 1.0})
+        parts = [replace(both, power=np.where(both.label == l, both.power, 0.0)) for l in (1, 2)]
+        curves = np.array([spectra.learning_curve(part, p).test for part in parts])
         power = np.linalg.solve(curves[:, [0, 2]].T, expected[[0, 2]])
         return np.abs(power @ curves - expected) - 0.02 * expected - 5e-5
 
@@ -398,7 +419,7 @@ def test_trained_networks_are_regression_with_their_last_kernel(regime: str) -> 
             errors = np.array([[[x[name][0][-1] for name in ("network", "kernel")] for x in each] for each in found.values()])
             apart[step] = np.log10(errors.mean(1)) @ [1, -1]
         assert (np.abs(apart[LONG[N]]) < 0.15).all(), apart
-        assert (np.abs(apart[0]) < 0.15).all() == (regime == "lazy"), apart
+        assert (np.abs(apart[0]) < 0.2).all() == (regime == "lazy"), apart
         share = compare.onset(nets)
         drop = share.ratio[:-1] - share.ratio[1:]
         assert (drop > 2 * np.hypot(share.error[:-1], share.error[1:])).all(), str(share)
