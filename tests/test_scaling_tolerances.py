@@ -312,7 +312,7 @@ def test_relative_updates_to_the_stated_tolerance() -> None:
     found: dict[float, list[Any]] = {0.0: [], 0.25: [], 0.5: []}
     for n in N:
         moves: dict[float, list[Any]] = {r: [] for r in found}
-        for _ in range(40 if n < 1024 else 12):
+        for _ in range(40):
             draws = rng.normal(size=(n, D)), rng.normal(size=(n, n)), rng.normal(size=n)
             for r in found:
                 scales = layer_scales(Parameterization.of_richness(r, n), n, D)
@@ -332,7 +332,7 @@ def test_relative_updates_to_the_stated_tolerance() -> None:
 def test_largest_rates_of_online_networks(layers: int, small: float, large: float) -> None:
     """N = 64, D = 10, fresh batches of 64, loss below 0.6 Var y after 1000 steps: slopes to 0.15, 8 rates a decade.
 
-    Four seeds. With three layers catapults carry larger rates from gamma = 0.003 on: 2.4 between 0.003 and 0.03.
+    Four seeds. With three layers catapults carry larger rates from gamma = 0.003 on: a slope of 2.4 or more.
     """
     N, D, B, T = 64, 10, 64, 1000
 
