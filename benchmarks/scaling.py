@@ -86,6 +86,14 @@ def main() -> None:
         spectrum = scaling.power_law(A, 1.5, modes)
         rows.append((modes, len(spectrum.lam), seconds(lambda s=spectrum: scaling.feature_flow(s, t, 1.0))))
     table("feature_flow: to t = 10^5", ("modes", "entries", "seconds"), rows)
+    betas = (0.2, 0.3, 0.4, 0.5, 0.6, 0.75, 0.9, 1.2, 1.5, 1.9)
+
+    def chi(modes: float) -> None:
+        for beta in betas:
+            scaling.feature_flow(scaling.power_law(1.5 * beta + 1, 1.5, modes), t, 1.0).exponent(1e4, 1e5)
+
+    rows = [(modes, len(betas), seconds(lambda modes=modes: chi(modes), 1)) for modes in (1e5, 1e15)]
+    table("chi(beta): exponents between t = 10^4 and 10^5", ("modes", "values of beta", "seconds"), rows)
 
 
 if __name__ == "__main__":

@@ -98,17 +98,20 @@ parameters = st.tuples(st.floats(0.03, 0.12), st.floats(0.4, 1.5), st.sampled_fr
 @few
 @given(parameters, st.integers(0, 2**32))
 def test_exponents_of_variance_and_bias(drawn: tuple[float, float, int, float], seed: int) -> None:
-    """Variance like 1/N, bias like 1/N. From width 32 on the next order, c/N, moves the exponents by less than their errors."""
+    """Variance like 1/N, bias like 1/N. From width 32 on the next order, c/N, moves the exponents by less than their errors.
+
+    Four errors: the cases are searched, and one in 400 lies beyond three.
+    """
     (eta, gamma0, sign, size), rng = drawn, np.random.default_rng(seed)
     y, widths = sign * size, (32, 64, 128, 256)
     nets = {N: two_layer(rng, N, 6000, eta, gamma0, y) for N in widths}
     scaling = compare.width_scaling(nets, two_layer_limit(eta, gamma0, y), num_resamples=100)
     variance, bias2 = scaling.variance_fit, scaling.bias2_fit
     assert variance is not None
-    assert abs(variance.exponent + 1) < 3 * variance.error
+    assert abs(variance.exponent + 1) < 4 * variance.error
     assert variance.error < 0.02
     assume(bias2 is not None and bias2.num_points >= 3)
-    assert abs(bias2.exponent / 2 + 1) < 3 * bias2.error / 2
+    assert abs(bias2.exponent / 2 + 1) < 4 * bias2.error / 2
     assert bias2.error < 0.7
 
 

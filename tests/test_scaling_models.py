@@ -739,11 +739,11 @@ def network_steps_to_target(N: int, batches: Any, eta0: Any, target: float, seed
     return np.array(out)
 
 
-@pytest.mark.slow
-def test_steps_to_target_do_not_know_the_width() -> None:
-    """N = 64 and 256, four seeds, T(B) for B = 8 ... 128 equal within 2 steps or 12%. Twin: N = 4 is not yet there."""
-    B, eta0 = [8, 16, 32, 128], np.logspace(-0.7, 1.0, 12)
-    T = {N: network_steps_to_target(N, B, eta0, 0.2, 4, 400) for N in (4, 64, 256)}
-    assert (np.abs(T[64] - T[256]) <= np.maximum(2, 0.12 * T[256])).all(), T
-    assert (np.abs(T[4] - T[256]) > np.maximum(2, 0.12 * T[256])).any(), T
+@pytest.mark.parametrize(("target", "batches"), [(0.4, (8, 16, 32, 64, 128, 256)), (0.2, (8, 16, 32, 128))])
+def test_steps_to_target_do_not_know_the_width(target: float, batches: tuple[int, ...]) -> None:
+    """N = 64 and 256, four seeds, T(B) from B = 8 on equal within 2 steps or 10%. Twin: N = 4 is not yet there."""
+    eta0 = np.logspace(-0.7, 1.0, 12)
+    T = {N: network_steps_to_target(N, batches, eta0, target, 4, 400) for N in (4, 64, 256)}
+    assert (np.abs(T[64] - T[256]) <= np.maximum(2, 0.1 * T[256])).all(), T
+    assert (np.abs(T[4] - T[256]) > np.maximum(2, 0.1 * T[256])).any(), T
     assert T[256][0] > 2 * T[256][-1]
