@@ -66,7 +66,7 @@ CASES = {
 
 
 @pytest.mark.parametrize(
-    "name", [pytest.param(name, marks=[pytest.mark.slow] * (name in ("flow", "langevin"))) for name in CASES]
+    "name", [pytest.param(name, marks=[pytest.mark.slow] * (name in ("flow", "langevin", "frozen"))) for name in CASES]
 )
 def test_theory_equals_networks(name: str) -> None:
     verdict = compare.agrees(solve(CASES[name]), networks(CASES[name]), alpha=ALPHA)

@@ -171,7 +171,9 @@ def test_multipliers_and_table_are_one_network(name: str, optimizer: Any) -> Non
     assert np.abs(other - a).max() > 0.02 * np.abs(a).max()
 
 
-@pytest.mark.parametrize("optimizer", [None, Adam(epsilon=1e-12)], ids=["sgd", "adam"])
+@pytest.mark.parametrize(
+    "optimizer", [pytest.param(None, id="sgd"), pytest.param(Adam(epsilon=1e-12), id="adam", marks=pytest.mark.slow)]
+)
 @pytest.mark.parametrize("name", ["MLP", *(pytest.param(name, marks=pytest.mark.slow) for name in ("ResNet", "Transformer"))])
 def test_base_shapes_are_the_third_form(name: str, optimizer: Any) -> None:
     """At the base width the standard network; at any other that of mean_field with the constants that it has at the base."""

@@ -169,7 +169,7 @@ def test_responses_are_causal() -> None:
 # --- tolerance and the edge of stability --------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("dtype", ["float64", "float32"])
+@pytest.mark.parametrize("dtype", [pytest.param("float64", marks=pytest.mark.slow), "float32"])
 def test_long_after_convergence(dtype: str) -> None:
     """A loss of 1e-12 and below: what remains of the gradients is rounding, and no function is made of it, at any tolerance."""
     problem = problem_of(num_steps=80, eta0=0.6)

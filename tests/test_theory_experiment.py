@@ -7,6 +7,7 @@ that the combined standard error of f is below one percent of the targets. The t
 from __future__ import annotations
 
 import dataclasses
+import itertools
 from functools import cache
 
 import numpy as np
@@ -54,9 +55,18 @@ def combined_error(theory: Result, nets: dict[int, Result]) -> float:
     return float(np.sqrt(np.mean(compare.extrapolate(nets).sem.f ** 2 + theory.sem.f**2) / np.mean(TASK.y**2)))
 
 
-@pytest.mark.parametrize("gamma0", [0.1, pytest.param(0.5, marks=pytest.mark.slow), 1.0, 2.0])
-@pytest.mark.parametrize("activation", ACTIVATIONS)
-@pytest.mark.parametrize("depth", [1, 2, 3])
+def is_slow(depth: int, activation: str, gamma0: float) -> bool:
+    """gamma0 = 0.5 lies between others; at 0.1 the outputs of deep networks take most seeds, and smooth ones behave alike."""
+    return gamma0 == 0.5 or (gamma0 == 0.1 and depth > 1 and activation not in ("tanh", "relu"))
+
+
+@pytest.mark.parametrize(
+    ("depth", "activation", "gamma0"),
+    [
+        pytest.param(*case, marks=[pytest.mark.slow] * is_slow(*case))
+        for case in itertools.product((1, 2, 3), ACTIVATIONS, (0.1, 0.5, 1.0, 2.0))
+    ],
+)
 def test_theory_equals_experiment(depth: int, activation: str, gamma0: float) -> None:
     problem = problem_of(depth, activation, gamma0)
     theory, nets = dmft.solve(problem, dmft.March(2048)), networks(problem)
