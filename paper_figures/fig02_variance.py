@@ -60,7 +60,7 @@ def compute(quick: bool = False) -> Data:
         )
         nets = {}
         for N in NARROW + WIDTHS:
-            num_seeds = (2**21 if quick else 2**22) * (4 if N in NARROW else 1) // N
+            num_seeds = (2**20 if quick else 2**22) * (4 if N in NARROW else 1) // N
             nets[N] = cached(
                 p,
                 f"finite {N} {num_seeds} seed {N}",
