@@ -15,9 +15,9 @@ from widthwise import Fluctuations, Result
 def deviations(theory: Fluctuations, nets: Mapping[int, Result], *, alpha: float = 0.01) -> Agreement:
     """Test that networks of several widths have the variance and the bias of the 1/N theory.
 
-    N Var x over the seeds of each width is extrapolated linearly in 1/N; N bias x is the coefficient of 1/N in <x_N> (with
-    three widths or more beside one of 1/N^2), which needs no limit. Both enter by their amplitudes along the theory, as the
-    means do in `agrees`.
+    N Var x over the seeds of each width is extrapolated in 1/N, linearly, and with a term in 1/N^2 from four widths on; N bias
+    x is the coefficient of 1/N in <x_N> (with three widths or more beside one of 1/N^2), which needs no limit. Both enter by
+    their amplitudes along the theory, as the means do in `agrees`.
 
     Args:
         theory: of `dmft.fluctuations`.
@@ -49,7 +49,7 @@ def deviations(theory: Fluctuations, nets: Mapping[int, Result], *, alpha: float
     counts = {N: net.trajectory.n for N, net in nets.items()}
     parts = {N: parts_of(net) for N, net in nets.items()}
     spreads = {N: {name: N * squares(x) for name, x in part.items()} for N, part in parts.items()}
-    tests = [("N Var", theory.variance, spreads, intercept_weights(counts))]
+    tests = [("N Var", theory.variance, spreads, intercept_weights(counts, 2 if len(counts) > 3 else 1))]
     if theory.bias is not None:
         tests.append(("N bias", theory.bias, parts, coefficient_weights(counts, min(len(counts) - 1, 2), 1)))
     wanted = []

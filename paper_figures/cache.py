@@ -88,7 +88,7 @@ def cached_arrays(name: str, settings: Mapping[str, Any], compute: Callable[...,
     text = repr(sorted(settings.items()))
     function = compute.func if isinstance(compute, functools.partial) else compute
     module = Path(inspect.getsourcefile(function) or "").read_text(encoding="utf-8")
-    path = _path(hashlib.sha256(name.encode()).hexdigest()[:16], text + module).with_suffix(".npz")
+    path = _path(hashlib.sha256(name.encode()).hexdigest()[:16], f"{text} {module} {sources('compare')}").with_suffix(".npz")
 
     def timed() -> dict[str, np.ndarray]:
         start = time.perf_counter()
@@ -118,8 +118,8 @@ def _record(result: Kept, of: str, settings: str, seconds: float) -> Kept:
     return result
 
 
-PACKAGES = ("widthwise", "dmft", "finite", "compare")
-"""Whose code results depend on."""
+PACKAGES = ("widthwise", "dmft", "finite")
+"""Whose code a Result depends on."""
 
 
 @functools.cache

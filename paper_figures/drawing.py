@@ -67,7 +67,7 @@ class Drawing:
 
 
 def _sources() -> str:
-    return cache.sources(*cache.PACKAGES, "paper_figures")
+    return cache.sources(*cache.PACKAGES, "compare", "paper_figures")
 
 
 def drawn(name: str, *, quick: bool, folder: Path) -> Drawing | None:

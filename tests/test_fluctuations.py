@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from functools import lru_cache, partial
 from importlib import import_module
 from typing import Any
@@ -14,7 +15,7 @@ import pytest
 import compare
 import dmft
 import finite
-from widthwise import MLP, Fluctuations, GradientDescent, Parameterization, Problem, Result, schedules, tasks
+from widthwise import MLP, Estimate, Fluctuations, GradientDescent, Parameterization, Problem, Result, schedules, tasks
 from widthwise.precision import float64
 
 functional = import_module("dmft.fluctuations.functional")
@@ -172,6 +173,22 @@ def test_theory_predicts_ensembles(case: str) -> None:
     assert compare.deviations(theory(p, **settings), nets)
     twin = p.replace(parameterization=Parameterization(gamma0=1.2))
     assert not compare.deviations(theory(twin, **settings), nets)
+
+
+def test_terms_beyond_1_over_n_are_not_taken_for_a_wrong_theory() -> None:
+    """Made ensembles, N Var x = S (1 + 300 / N^2): four widths tell the last term, three do not (the negative twin)."""
+    expected = theory(problem("tanh", 1), num_paths=2048, bias=False)
+    rng, limit, S = np.random.default_rng(0), expected.limit.mean, expected.variance.mean
+
+    def made(N: int, n: int = 4096) -> Result:
+        z = rng.standard_normal(n) * np.sqrt((1 + 300 / N**2) / N)
+        more = {name: getattr(limit, name) + np.multiply.outer(z, np.sqrt(getattr(S, name))) for name in ("f", "Phi", "G")}
+        samples = dataclasses.replace(expected.limit.samples, **more)
+        return dataclasses.replace(expected.limit, trajectory=Estimate.of(samples))
+
+    nets = {N: made(N) for N in (16, 32, 64, 128)}
+    assert compare.deviations(expected, nets)
+    assert not compare.deviations(expected, {N: nets[N] for N in (16, 32, 64)})
 
 
 SLOW = {
