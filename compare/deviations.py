@@ -4,10 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
-import numpy as np
-from jaxtyping import Float
-
 from compare.gap import same_points
+from compare.seeds import squares
 from compare.significance import Agreement, coefficient_weights, intercept_weights, parts_of, resolved, statistic
 from widthwise import Fluctuations, Result
 
@@ -61,8 +59,3 @@ def deviations(theory: Fluctuations, nets: Mapping[int, Result], *, alpha: float
         raise ValueError("nothing to compare: no variance or bias of the theory is resolved by its replicas.")
     statistics = tuple(statistic(*one, alpha / len(wanted)) for one in wanted)
     return Agreement(statistics, min(1.0, len(statistics) * min(s.p_value for s in statistics)), alpha)
-
-
-def squares(runs: Float[np.ndarray, "runs entries"]) -> Float[np.ndarray, "runs entries"]:
-    """n / (n - 1) (x - <x>)^2, whose mean over the runs is the unbiased variance."""
-    return (runs - runs.mean(0)) ** 2 * (len(runs) / (len(runs) - 1))

@@ -26,6 +26,11 @@ def influence(x: Float[np.ndarray, "runs ..."]) -> Float[np.ndarray, "runs ..."]
     return (x - x.mean(0)) / np.sqrt(n * (n - 1))
 
 
+def squares(x: Float[np.ndarray, "runs ..."]) -> Float[np.ndarray, "runs ..."]:
+    """n / (n - 1) (x - <x>)^2, whose mean over the runs is the unbiased variance."""
+    return (x - x.mean(0)) ** 2 * (len(x) / (len(x) - 1))
+
+
 def joint(
     rows: Sequence[Int[np.ndarray, "runs"]], influences: Sequence[Float[np.ndarray, "runs ..."]], runs: int | None = None
 ) -> Float[np.ndarray, "runs ..."]:

@@ -10,6 +10,7 @@ from jaxtyping import Float
 
 from compare.gap import same_points
 from compare.power_law import PowerLaw, fit_power_law
+from compare.seeds import squares
 from widthwise import Result
 
 
@@ -87,9 +88,9 @@ def width_scaling(
     if theory is not None and theory.trajectory.n == 1:
         raise ValueError("the theory has one replica only: its noise is the spread of two or more.")
     counts = np.array([nets[N].trajectory.n for N in widths])
-    squares = [_squares(nets[N]) for N in widths]
-    value = np.array([x.mean() for x in squares])
-    relative = np.sqrt(_kappa(squares) / counts)
+    spread = [_spread(nets[N]) for N in widths]
+    value = np.array([x.mean() for x in spread])
+    relative = np.sqrt(_kappa(spread) / counts)
     low = np.exp(-(relative**2) / 2)  # so much the logarithm of a noisy number is off
     fit = fit_power_law(widths, value / low, value / low * relative)
     if theory is None:
@@ -106,11 +107,9 @@ def width_scaling(
     return WidthScaling(widths, counts, value, value * relative, fit, bias, bias_error, fit_power_law(widths, bias, bias_error))
 
 
-def _squares(net: Result) -> Float[np.ndarray, "runs"]:
+def _spread(net: Result) -> Float[np.ndarray, "runs"]:
     """What every network adds to the variance: mean over steps and points of (f - <f>)^2, n / (n - 1) times."""
-    n = net.trajectory.n
-    f = np.asarray(net.samples.f, dtype=np.float64).reshape(n, -1)
-    return ((f - f.mean(0)) ** 2).mean(1) * (n / (n - 1))
+    return squares(np.asarray(net.samples.f, dtype=np.float64).reshape(net.trajectory.n, -1)).mean(1)
 
 
 def _kappa(squares: list[Float[np.ndarray, "runs"]]) -> float:

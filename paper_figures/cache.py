@@ -9,11 +9,13 @@ import hashlib
 import importlib.util
 import inspect
 import os
+import sys
 import time
 from collections.abc import Callable, Iterator, Mapping
 from contextvars import ContextVar
 from dataclasses import dataclass
 from pathlib import Path
+from types import ModuleType
 from typing import Any, TypeVar
 
 import jax
@@ -21,7 +23,7 @@ import numpy as np
 
 from widthwise import Fluctuations, Problem, Result
 from widthwise.data import Stream
-from widthwise.result import atomic_write
+from widthwise.result import load_arrays, save_arrays
 
 RESULTS = Path("results")
 
@@ -86,30 +88,23 @@ def cached_arrays(name: str, settings: Mapping[str, Any], compute: Callable[...,
         compute: a function of the settings.
     """
     text = repr(sorted(settings.items()))
-    function = compute.func if isinstance(compute, functools.partial) else compute
-    module = Path(inspect.getsourcefile(function) or "").read_text(encoding="utf-8")
-    path = _path(hashlib.sha256(name.encode()).hexdigest()[:16], f"{text} {module} {sources('compare')}").with_suffix(".npz")
+    code = "".join(inspect.getsource(module) for module in _modules(compute))
+    path = _path(hashlib.sha256(name.encode()).hexdigest()[:16], f"{text} {code} {sources('compare')}").with_suffix(".npz")
 
     def timed() -> dict[str, np.ndarray]:
         start = time.perf_counter()
         arrays = {key: np.asarray(value) for key, value in compute(**settings).items()}
         return {**arrays, "seconds": np.asarray(time.perf_counter() - start)}
 
-    arrays = _kept(path, functools.partial(_load_arrays, path), timed, _save_arrays)
+    arrays = _kept(path, lambda: load_arrays(path), timed, lambda found, path: save_arrays(path, found))
     return _record(arrays, name, text, float(arrays.pop("seconds")))
 
 
-def _load_arrays(path: Path) -> dict[str, np.ndarray]:
-    try:
-        with np.load(path) as file:
-            return dict(file)
-    except Exception as error:  # zipfile, zlib, numpy: each has its own
-        raise ValueError(f"{path} is not a file of arrays or is damaged ({error}).") from error
-
-
-def _save_arrays(arrays: Mapping[str, np.ndarray], path: Path) -> None:
-    with atomic_write(path) as file:
-        np.savez(file, **arrays)  # type: ignore[arg-type]
+def _modules(compute: Callable[..., Any]) -> list[ModuleType]:
+    """The module of a function, and those of this package that it has imported something of."""
+    own = sys.modules[compute.__module__]
+    used = {module.__name__: module for thing in vars(own).values() if (module := inspect.getmodule(thing)) not in (None, own)}
+    return [own, *(used[name] for name in sorted(used) if name.startswith("paper_figures."))]
 
 
 def _record(result: Kept, of: str, settings: str, seconds: float) -> Kept:

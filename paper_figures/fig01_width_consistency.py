@@ -15,10 +15,9 @@ from matplotlib.figure import Figure
 
 import compare
 import dmft
-import finite
+from paper_figures import runs
 from paper_figures.axes import width_axis
-from paper_figures.cache import cached
-from paper_figures.figure import THEORY, width_colors
+from paper_figures.figure import THEORY, exponent, mean_and_error, width_colors
 from paper_figures.headline import Number
 from widthwise import MLP, GradientDescent, Parameterization, Problem, Result, tasks
 
@@ -42,13 +41,9 @@ def problem(quick: bool = False) -> Problem:
 def compute(quick: bool = False) -> Data:
     """Solve the limit and train the ensembles, or load them."""
     p = problem(quick)
-    method = dmft.March(num_paths=2048, tol=1e-2)
-    theory = cached(p, f"dmft {method}", lambda: dmft.solve(p, method))
-    nets = {}
-    for N in WIDTHS:
-        num_seeds = int(np.clip((2**20 if quick else 2**23) // N**2, 16, 1024))  # about the same work at every width
-        nets[N] = cached(p, f"finite {N} {num_seeds}", lambda N=N, n=num_seeds: finite.train(p, width=N, num_seeds=n))  # type: ignore[misc]
-    return Data(theory, nets)
+    theory = runs.limit(p, dmft.March(num_paths=2048, tol=1e-2))
+    work = 2**20 if quick else 2**23  # about the same at every width
+    return Data(theory, runs.networks(p, {N: int(np.clip(work // N**2, 16, 1024)) for N in WIDTHS}))
 
 
 def table(data: Data) -> str:
@@ -67,7 +62,7 @@ def numbers(data: Data) -> list[Number]:
     """Variance falls like 1/N, and networks extrapolate to the limit."""
     fit = compare.width_scaling(data.nets, data.theory).variance_fit
     return [
-        Number("exponent of the variance", *((fit.exponent, fit.error) if fit else (np.nan, 0.0))),
+        Number("exponent of the variance", *exponent(fit)),
         Number("p of agreement with the limit, extrapolated in 1/N", compare.agrees(data.theory, data.nets).p_value),
     ]
 
@@ -116,8 +111,8 @@ def _alignment(axes: Axes, data: Data) -> None:
     widths = np.array(list(data.nets))
     depth = data.theory.problem.architecture.depth
     for ell in range(1, depth + 1):
-        runs = [1 - compare.alignment_of_runs(net, data.theory, "Phi")[:, ell - 1, -1] for net in data.nets.values()]
-        mean, sem = np.array([x.mean() for x in runs]), np.array([x.std(ddof=1) / np.sqrt(len(x)) for x in runs])
+        each = [1 - compare.alignment_of_runs(net, data.theory, "Phi")[:, ell - 1, -1] for net in data.nets.values()]
+        mean, sem = np.array([mean_and_error(x) for x in each]).T
         axes.errorbar(widths, mean, 2 * sem, marker="o", ms=4, label=rf"$\Phi^{ell}$ of one network")
     axes.plot(widths, mean[0] * widths[0] / widths, color="0.6", ls=":", label=r"$\propto 1/N$")
     axes.set(yscale="log", ylabel="1 - alignment", title="(c) feature kernels at the last step")

@@ -15,10 +15,9 @@ from jaxtyping import Float
 from matplotlib.figure import Figure
 
 import compare
-import dmft
-import finite
-from paper_figures.cache import cached, cached_fluctuations
-from paper_figures.figure import THEORY, width_colors
+from compare.seeds import squares
+from paper_figures import runs
+from paper_figures.figure import THEORY, exponent, mean_and_error, width_colors
 from paper_figures.headline import Number
 from widthwise import MLP, Fluctuations, GradientDescent, Parameterization, Problem, Result, tasks
 
@@ -53,19 +52,11 @@ def compute(quick: bool = False) -> Data:
     for depth in DEPTHS:
         p = problem(depth, quick)
         num_paths = {1: 1024 if quick else 4096, 2: 1024 if quick else 2048}[depth]
-        theory = cached_fluctuations(
-            p,
-            f"dmft.fluctuations {num_paths} 128",
-            lambda p=p, n=num_paths: dmft.fluctuations(p, num_paths=n, num_draws=128),  # type: ignore[misc]
-        )
-        nets = {}
+        theory = runs.fluctuations(p, num_paths=num_paths, num_draws=128)
+        nets: dict[int, Result] = {}
         for N in NARROW + WIDTHS:
             num_seeds = (2**20 if quick else 2**22) * (4 if N in NARROW else 1) // N
-            nets[N] = cached(
-                p,
-                f"finite {N} {num_seeds} seed {N}",
-                lambda p=p, N=N, n=num_seeds: finite.train(p, width=N, num_seeds=n, seed=N),  # type: ignore[misc]
-            )
+            nets |= runs.networks(p, {N: num_seeds}, seed=N)
         data[depth] = Case(theory, nets)
     return data
 
@@ -91,7 +82,7 @@ def numbers(data: Data) -> list[Number]:
         late = verdict["N bias f late"]
         twice = compare.deviations(theory, {2 * N: net for N, net in nets.items()})
         out += [
-            Number(f"depth {depth}: exponent of the variance", *((fit.exponent, fit.error) if fit else (np.nan, 0.0))),
+            Number(f"depth {depth}: exponent of the variance", *exponent(fit)),
             Number(f"depth {depth}: p of variance and bias of all points and steps", verdict.p_value),
             Number(f"depth {depth}: late bias over that of the theory", 1 + late.difference, late.error),
             Number(f"depth {depth}: p if the variance were twice as large", twice.p_value),
@@ -155,12 +146,11 @@ def _point(net: Result, m: int) -> Float[np.ndarray, "runs steps"]:
 
 def _variance(f: Float[np.ndarray, "runs *rest"]) -> tuple[np.ndarray, np.ndarray]:
     """Unbiased variance over runs, and its standard error."""
-    squares = (f - f.mean(0)) ** 2
-    return f.var(0, ddof=1), squares.std(0, ddof=1) / np.sqrt(len(f))
+    return f.var(0, ddof=1), mean_and_error((f - f.mean(0)) ** 2)[1]
 
 
 def _mean_variance(x: Fluctuations | Result) -> tuple[float, float]:
     """Var f of networks, or N Var f of the theory: mean over steps and points, and its error over seeds, or replicas."""
     f = np.asarray((x.variance if isinstance(x, Fluctuations) else x).samples.f, dtype=np.float64)
-    runs = (f if isinstance(x, Fluctuations) else (f - f.mean(0)) ** 2 * (len(f) / (len(f) - 1))).reshape(len(f), -1).mean(1)
-    return float(runs.mean()), float(runs.std(ddof=1) / np.sqrt(len(runs)))
+    each = f if isinstance(x, Fluctuations) else squares(f)
+    return mean_and_error(each.reshape(len(f), -1).mean(1))

@@ -17,8 +17,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 import compare
-import finite
-from paper_figures.cache import cached
+from paper_figures import runs
 from paper_figures.figure import width_colors
 from paper_figures.headline import Number
 from widthwise import MLP, GradientDescent, Parameterization, Problem, Result, Task, data
@@ -64,16 +63,12 @@ def offline(quick: bool = False) -> Problem:
 
 def compute(quick: bool = False) -> Data:
     """Train the networks, or load them."""
-    fresh, repeated = {}, {}
+    fresh: dict[int, Result] = {}
+    repeated: dict[int, Result] = {}
     p, q = online(quick), offline(quick)
     for N, n in (QUICK if quick else FULL).items():
-        name = f"finite {N} {n} seed {N}"
-        fresh[N] = cached(
-            p,
-            f"{name} probes 1024",
-            lambda N=N, n=n: finite.train(p, width=N, num_seeds=n, seed=N, num_probes=1024),  # type: ignore[misc]
-        )
-        repeated[N] = cached(q, name, lambda N=N, n=n: finite.train(q, width=N, num_seeds=n, seed=N, save_kernels=[]))  # type: ignore[misc]
+        fresh |= runs.networks(p, {N: n}, seed=N, num_probes=1024)
+        repeated |= runs.networks(q, {N: n}, seed=N, save_kernels=[])
     return Data(fresh, repeated)
 
 

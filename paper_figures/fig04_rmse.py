@@ -16,7 +16,7 @@ from matplotlib.figure import Figure
 import compare
 from paper_figures import fig03_ensembles
 from paper_figures.fig03_ensembles import Data
-from paper_figures.figure import width_colors
+from paper_figures.figure import exponent, mean_and_error, width_colors
 from paper_figures.headline import Number
 from widthwise import Result
 
@@ -73,7 +73,7 @@ def distances(nets: dict[int, Result]) -> dict[float, tuple[np.ndarray, np.ndarr
     points = {N: _points(net) for N, net in nets.items()}
     bias = np.array([_means(points[N], points[widest]) for N in narrow])
     spread = {N: ((f - f.mean(0)) ** 2).mean(1) * len(f) / (len(f) - 1) for N, f in points.items()}
-    variance = {N: (x.mean(), x.std(ddof=1) / np.sqrt(len(x))) for N, x in spread.items()}
+    variance = {N: mean_and_error(x) for N, x in spread.items()}
     out = {}
     for E in MEMBERS:
         value = bias[:, 0] + np.array([variance[N][0] + variance[widest][0] for N in narrow]) / E
@@ -112,9 +112,7 @@ def _published() -> list[float]:
 def numbers(data: Data) -> list[Number]:
     """Slope near -1/2 of single networks on fresh data; near -1 of infinite ensembles; the two differ."""
     found, laws = compare.to_widest(data.online), slopes(data.offline)
-    (single, its_error), (infinite, error) = (
-        (law.exponent, law.error) if law else (np.nan, 0.0) for law in (laws[1], laws[np.inf])
-    )
+    (single, its_error), (infinite, error) = (exponent(laws[E]) for E in (1, np.inf))
     return [
         Number("fresh data: exponent at the last step", found.slope[-1], found.slope_error[-1]),
         Number("repeated data: exponent of infinite ensembles", infinite, error),

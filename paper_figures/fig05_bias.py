@@ -19,11 +19,9 @@ from jaxtyping import Float
 from matplotlib.figure import Figure
 
 import compare
-import dmft
 from compare.fits import least_squares
 from paper_figures import runs
-from paper_figures.cache import cached_fluctuations
-from paper_figures.figure import THEORY, width_colors
+from paper_figures.figure import THEORY, mean_and_error, width_colors
 from paper_figures.headline import Number
 from widthwise import MLP, Fluctuations, GradientDescent, Parameterization, Problem, Result, tasks
 
@@ -48,8 +46,7 @@ def problem() -> Problem:
 def compute(quick: bool = False) -> Data:
     """Solve the 1/N theory and train the ensembles, or load them."""
     p, n, total = problem(), *((1024, 2**18) if quick else (2048, 2**19))
-    theory = cached_fluctuations(p, f"dmft.fluctuations {n}", lambda: dmft.fluctuations(p, num_paths=n))
-    return Data(theory, runs.networks(p, {N: total // N for N in WIDTHS}, save_kernels=[]))
+    return Data(runs.fluctuations(p, num_paths=n), runs.networks(p, {N: total // N for N in WIDTHS}, save_kernels=[]))
 
 
 def rates(data: Data) -> Float[np.ndarray, "widths 2"]:
@@ -80,7 +77,7 @@ def fitted(data: Data) -> tuple[np.ndarray, np.ndarray]:
 def table(data: Data) -> str:
     """Rates of all widths, and the line that the theory predicts."""
     theory, (value, error) = predicted(data), fitted(data)
-    mean, sem = theory.mean(0), theory.std(0, ddof=1) / np.sqrt(len(theory))
+    mean, sem = mean_and_error(theory)
     lines = [f"rate of the loss of infinite ensembles, steps {FIRST} to {LAST}"]
     lines += [f"  N = {N:4d}   {R:.5f} +- {e:.5f}" for N, (R, e) in zip(data.nets, rates(data), strict=True)]
     lines.append(f"  limit      {mean[0]:.5f} +- {sem[0]:.5f}   networks, extrapolated {value[0]:.5f} +- {error[0]:.5f}")
@@ -91,7 +88,7 @@ def table(data: Data) -> str:
 def numbers(data: Data) -> list[Number]:
     """Intercept and slope are those of the theory; the slope is below zero."""
     theory, (value, error) = predicted(data), fitted(data)
-    mean, sem = theory.mean(0), theory.std(0, ddof=1) / np.sqrt(len(theory))
+    mean, sem = mean_and_error(theory)
     both = np.hypot(error[:2], sem)
     slower, its_error = rates(data)[0]
     return [

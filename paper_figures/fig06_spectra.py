@@ -106,9 +106,9 @@ def numbers(data: Data) -> list[Number]:
             out.append(Number(f"N = {N}: trace {when} over that of the widest", d.trace_ratio[i], d.trace_ratio_error[i]))
     (start, end), narrow, wide = data.static, WIDTHS[0], WIDTHS[-1]
     middle = end // 2
-    limit, last_step = np.asarray(data.lazy.mean.test_loss), data.static[start][wide]
+    limit, of_start = np.asarray(data.lazy.mean.test_loss), data.static[start][wide]
     name = f"N = {wide}: test loss of the kernel of the start over that of the lazy limit"
-    out.append(Number(name, last_step["kernel"][-1] / limit[-1], last_step["error"][-1] / limit[-1]))
+    out.append(Number(name, of_start["kernel"][-1] / limit[-1], of_start["error"][-1] / limit[-1]))
     (a, da), (b, db) = ([data.static[step][wide][x] for x in ("kernel", "error")] for step in (end, start))
     ratio = a[middle] / b[middle]
     name = f"N = {wide}: test loss of the kernel after training, halfway, over that of the start"

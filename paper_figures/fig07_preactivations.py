@@ -20,7 +20,7 @@ import compare
 import dmft
 from compare.distributions import Distance
 from paper_figures import runs
-from paper_figures.figure import THEORY, width_colors
+from paper_figures.figure import THEORY, exponent, mean_and_error, width_colors
 from paper_figures.headline import Number
 from widthwise import MLP, GradientDescent, Parameterization, Problem, Result, tasks
 
@@ -62,19 +62,12 @@ def compute(quick: bool = False) -> Data:
 
 def _single(theory: Result, nets: dict[int, Result], layer: int, num: int = 32) -> tuple[np.ndarray, np.ndarray]:
     paths = np.sort(_all(theory, layer, -1), axis=0)
-    runs = [
+    each = [
         np.array([np.mean([wasserstein_distance(h[:, m], paths[:, m]) for m in range(h.shape[1])]) for h in networks])
         for networks in (_fields(net, layer, -1)[:num] for net in nets.values())
     ]
-    return np.array([x.mean() for x in runs]), np.array([x.std(ddof=1) / np.sqrt(len(x)) for x in runs])
-
-
-def exponent(data: Data, layer: int) -> tuple[float, float]:
-    """Slope of the distance of one network in the width, on logarithmic axes, and its error."""
-    mean, sem = data.single[layer]
-    x, w = np.log([*data.nets]), (mean / sem) ** 2
-    x = x - np.average(x, weights=w)
-    return float(np.sum(w * x * np.log(mean)) / np.sum(w * x**2)), float(np.sum(w * x**2) ** -0.5)
+    mean, error = np.array([mean_and_error(x) for x in each]).T
+    return mean, error
 
 
 def table(data: Data) -> str:
@@ -95,10 +88,10 @@ def numbers(data: Data) -> list[Number]:
     out = []
     narrow, wide = min(data.nets), max(data.nets)
     for layer in LAYERS:
-        near = data.together[layer][narrow]
+        near, law = data.together[layer][narrow], compare.fit_power_law([*data.nets], *data.single[layer])
         move = compare.wasserstein(*(_fields(data.theory, layer, k) for k in (0, -1)))
         out += [
-            Number(f"layer {layer}: exponent of the distance of one network", *exponent(data, layer)),
+            Number(f"layer {layer}: exponent of the distance of one network", *exponent(law)),
             Number(f"layer {layer}: p of the density at N = {wide}", data.together[layer][wide].p_value),
             Number(
                 f"layer {layer}: distance of all networks of N = {narrow}, over how far training moves the density",

@@ -20,7 +20,7 @@ from sklearn.datasets import load_digits
 
 import dmft
 from paper_figures import runs
-from paper_figures.figure import THEORY, width_colors
+from paper_figures.figure import THEORY, mean_and_error, width_colors
 from paper_figures.headline import Number
 from widthwise import MLP, GradientDescent, Parameterization, Problem, Result, Task
 
@@ -82,7 +82,7 @@ def table(data: Data) -> str:
         for label, result in [*((f"N = {N}", net) for N, net in nets.items()), ("limit", theory)]:
             x = scaled(result)
             late, error = last_half(result)
-            start = f"{x[:, 0].mean():.3f} +- {_sem(x[:, 0]):.3f}"
+            start = "{:.3f} +- {:.3f}".format(*mean_and_error(x[:, 0]))
             lines.append(f"  {label:24s} {start}   {x.mean(0).max():.3f}     {late:.3f} +- {error:.3f}")
     return "\n".join(lines)
 
@@ -104,7 +104,8 @@ def numbers(data: Data) -> list[Number]:
     for case, (theory, nets) in data.items():
         wide = scaled(nets[max(nets)])
         gap = np.abs(wide.mean(0) - scaled(theory).mean(0)).mean()
-        out.append(Number(f"{case}: eta0 sharpness of N = {max(nets)} from the limit, mean over steps", gap, _sem(wide).mean()))
+        name = f"{case}: eta0 sharpness of N = {max(nets)} from the limit, mean over steps"
+        out.append(Number(name, gap, mean_and_error(wide)[1].mean()))
     return out
 
 
@@ -117,7 +118,8 @@ def plot(data: Data) -> Figure:
         colors, kept = width_colors(nets), np.asarray(theory.mean.kernel_steps)
         for N, net in nets.items():
             x = scaled(net)
-            top.errorbar(kept, x.mean(0), 2 * _sem(x), color=colors[N], lw=1, elinewidth=0.6, label=f"N = {N}")
+            mean, error = mean_and_error(x)
+            top.errorbar(kept, mean, 2 * error, color=colors[N], lw=1, elinewidth=0.6, label=f"N = {N}")
             bottom.plot(net.mean.steps, net.mean.loss, color=colors[N])
         top.plot(kept, scaled(theory).mean(0), color=THEORY, lw=1.2, label="limit (dmft)")
         bottom.plot(theory.mean.steps, theory.mean.loss, color=THEORY, lw=1.2)
@@ -138,11 +140,7 @@ def last_half(result: Result) -> tuple[float, float]:
     """Mean of the same over the last half of training, and its error."""
     x = scaled(result)
     late = x[:, x.shape[1] // 2 :].mean(1)
-    return float(late.mean()), float(_sem(late))
-
-
-def _sem(x: Float[np.ndarray, "runs *rest"]) -> np.ndarray:
-    return np.asarray(x.std(0, ddof=1) / np.sqrt(len(x)))
+    return mean_and_error(late)
 
 
 def _wide(case: Case) -> list[tuple[str, Result]]:

@@ -23,7 +23,7 @@ from matplotlib.figure import Figure
 import dmft
 from paper_figures import runs
 from paper_figures.fig08_edge_of_stability import raw_digits
-from paper_figures.figure import THEORY, width_colors
+from paper_figures.figure import THEORY, mean_and_error, width_colors
 from paper_figures.headline import Number
 from widthwise import MLP, GradientDescent, Parameterization, Problem, Result, Task
 
@@ -172,5 +172,4 @@ def _off(net: Result) -> float:
 
 
 def _highest(net: Result) -> tuple[float, float]:
-    highest = np.asarray(net.samples.loss).max(1)
-    return float(highest.mean()), float(highest.std(ddof=1) / np.sqrt(len(highest)))
+    return mean_and_error(np.asarray(net.samples.loss).max(1))

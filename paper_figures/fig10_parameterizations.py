@@ -18,7 +18,7 @@ from matplotlib.figure import Figure
 
 import dmft
 from paper_figures import runs
-from paper_figures.figure import THEORY, width_colors
+from paper_figures.figure import THEORY, mean_and_error, width_colors
 from paper_figures.headline import Number
 from widthwise import MLP, GradientDescent, Parameterization, Problem, Result, data, tasks
 
@@ -126,8 +126,7 @@ def plot(data: Data) -> Figure:
     for (task, row), line in zip(data.items(), axes, strict=True):
         for (form, nets), axis in zip(row.nets.items(), line, strict=True):
             for N, color in width_colors(nets).items():
-                loss, steps = _loss(nets[N]), nets[N].mean.steps
-                mean, sem = loss.mean(0), loss.std(0, ddof=1) / np.sqrt(len(loss))
+                (mean, sem), steps = mean_and_error(_loss(nets[N])), nets[N].mean.steps
                 axis.fill_between(steps, mean - 2 * sem, mean + 2 * sem, color=color, alpha=0.25, lw=0)
                 axis.plot(steps, mean, color=color, label=f"N = {N}")
             if form in row.limits:

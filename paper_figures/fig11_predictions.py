@@ -22,7 +22,7 @@ import dmft
 from compare.distributions import Distance
 from paper_figures import runs
 from paper_figures.axes import width_axis
-from paper_figures.figure import THEORY, width_colors
+from paper_figures.figure import THEORY, exponent, mean_and_error, width_colors
 from paper_figures.headline import Number
 from widthwise import MLP, Adam, GradientDescent, Parameterization, Problem, Result, Transformer, data, tasks
 
@@ -77,20 +77,12 @@ def errors(data: Data) -> dict[str, tuple[Float[np.ndarray, "widths"], Float[np.
     for net in data.nets.values():
         f = np.asarray(net.samples.f[..., P:], dtype=np.float64)
         each = np.mean((f - limit) ** 2, axis=(1, 2)) - noise.mean()
-        one.append(_root(each.mean(), each.std(ddof=1) / np.sqrt(len(each))))
+        one.append(_root(*mean_and_error(each)))
         squares = (f.mean(0) - limit) ** 2 - f.var(0, ddof=1) / len(f) - noise
         mean.append(_root(squares.mean(), np.sqrt(2) * np.mean(f.var(0, ddof=1) / len(f) + noise)))
     return {
         name: (np.array([x[0] for x in rows]), np.array([x[1] for x in rows])) for name, rows in (("one", one), ("mean", mean))
     }
-
-
-def exponent(data: Data) -> tuple[float, float]:
-    """Slope of the error of one network in the width, and its error."""
-    value, error = errors(data)["one"]
-    x, w = np.log([*data.nets]), (value / error) ** 2
-    x = x - np.average(x, weights=w)
-    return float(np.sum(w * x * np.log(value)) / np.sum(w * x**2)), float(np.sum(w * x**2) ** -0.5)
 
 
 def narrower(data: Data) -> dict[int, Result]:
@@ -116,7 +108,7 @@ def kernels(data: Data, field: str) -> dict[int, tuple[float, float]]:
     out = {}
     for N, net in narrower(data).items():
         each = [1 - compare.kernel_similarity(K, wide, "alignment").value for K in net.samples[f"kernels/{field}"][:, -1]]
-        out[N] = float(np.mean(each)), float(np.std(each, ddof=1) / np.sqrt(len(each)))
+        out[N] = mean_and_error(each)
     return out
 
 
@@ -136,8 +128,9 @@ def table(data: Data) -> str:
 
 def numbers(data: Data) -> list[Number]:
     """Outputs approach the limit like N^-1/2 and extrapolate to it; kernels and attention approach those of the widest."""
+    law = compare.fit_power_law([*data.nets], *errors(data)["one"])
     out = [
-        Number("exponent of the error of f of one network", *exponent(data)),
+        Number("exponent of the error of f of one network", *exponent(law)),
         Number("p of agreement with the limit, extrapolated in 1/N", compare.agrees(data.theory, data.nets).p_value),
     ]
     narrow, middle, wide = sorted(data.text)

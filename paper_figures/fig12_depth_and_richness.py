@@ -16,10 +16,9 @@ from jaxtyping import Float
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-import dmft
+from compare.seeds import squares
 from paper_figures import runs
-from paper_figures.cache import cached_fluctuations
-from paper_figures.figure import THEORY, width_colors
+from paper_figures.figure import THEORY, mean_and_error, width_colors
 from paper_figures.headline import Number
 from widthwise import MLP, Fluctuations, GradientDescent, Parameterization, Problem, Result, tasks
 
@@ -55,16 +54,15 @@ def compute(quick: bool = False) -> Data:
     for key in sorted({(depth, 1.0) for depth in DEPTHS} | {(2, gamma0) for gamma0 in RICHNESS}):
         p = problem(key, quick)
         n = (1024 if key[0] == 1 else 256) if quick else (4096 if key[0] == 1 else 1024)
-        theory = cached_fluctuations(p, f"dmft.fluctuations {n}", lambda p=p, n=n: dmft.fluctuations(p, num_paths=n))  # type: ignore[misc]
         seeds = dict(zip(WIDTHS, (65536, 32768, 8192) if quick else (2**18, 2**17, 2**15), strict=True))
-        data[key] = Case(theory, runs.networks(p, seeds))
+        data[key] = Case(runs.fluctuations(p, num_paths=n), runs.networks(p, seeds))
     return data
 
 
 def of_theory(case: Case) -> dict[str, tuple[float, float]]:
     """N Var f and N bias f on the test points, mean over them and over steps; errors over replicas."""
-    out = {"variance": _mean_and_error(_test(case.theory.variance).mean((1, 2)))}
-    return out if case.theory.bias is None else out | {"bias": _mean_and_error(_bias(case.theory.bias))}
+    out = {"variance": mean_and_error(_test(case.theory.variance).mean((1, 2)))}
+    return out if case.theory.bias is None else out | {"bias": mean_and_error(_bias(case.theory.bias))}
 
 
 def of_networks(case: Case) -> dict[str, dict[int, tuple[float, float]]]:
@@ -72,10 +70,9 @@ def of_networks(case: Case) -> dict[str, dict[int, tuple[float, float]]]:
     variance, bias = {}, {}
     for N, net in case.nets.items():
         f = np.asarray(_test(net), dtype=np.float64)
-        squares = (f - f.mean(0)) ** 2 * len(f) / (len(f) - 1)
-        variance[N] = _mean_and_error(N * squares.mean((1, 2)))
+        variance[N] = mean_and_error(N * squares(f).mean((1, 2)))
         if 2 * N in case.nets:
-            (a, a_error), (b, b_error) = (_mean_and_error(_bias(case.nets[n])) for n in (N, 2 * N))
+            (a, a_error), (b, b_error) = (mean_and_error(_bias(case.nets[n])) for n in (N, 2 * N))
             bias[N] = 2 * N * (a - b), 2 * N * float(np.hypot(a_error, b_error))
     return {"variance": variance, "bias": bias}
 
@@ -155,7 +152,3 @@ def _test(result: Result) -> Float[np.ndarray, "runs states points"]:
 def _bias(result: Result) -> Float[np.ndarray, "runs"]:
     """Mean of f y over steps and test points, of every network or replica: below zero where narrow networks learn less."""
     return np.asarray((_test(result) * result.problem.task.y_test).mean((1, 2)), dtype=np.float64)
-
-
-def _mean_and_error(x: Float[np.ndarray, "runs"]) -> tuple[float, float]:
-    return float(x.mean()), float(x.std(ddof=1) / np.sqrt(len(x)))

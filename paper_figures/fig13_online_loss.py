@@ -21,7 +21,7 @@ from matplotlib.figure import Figure
 import compare
 from paper_figures import fig11_predictions as fig11
 from paper_figures import runs
-from paper_figures.figure import THEORY, width_colors
+from paper_figures.figure import THEORY, mean_and_error, width_colors
 from paper_figures.headline import Number
 from paper_figures.moving_digits import moving_digits
 from widthwise import MLP, Adam, ConvNet, GradientDescent, Parameterization, Problem, Result, data
@@ -93,8 +93,8 @@ def compute(quick: bool = False) -> Data:
 
 def gap(nets: Nets, N: int) -> tuple[float, float]:
     """Loss of width N less that of the widest, mean over steps and networks, over the loss of the widest; and its error."""
-    (a, da), (b, db) = (_mean_and_error(_loss(net).mean(1)) for net in (nets[N], nets[max(nets)]))
-    return (a - b) / b, float(np.hypot(da, db) / b)
+    (a, da), (b, db) = (mean_and_error(_loss(net).mean(1)) for net in (nets[N], nets[max(nets)]))
+    return float((a - b) / b), float(np.hypot(da, db) / b)
 
 
 def spread(nets: Nets, N: int, learned: bool = False) -> tuple[float, float]:
@@ -102,10 +102,10 @@ def spread(nets: Nets, N: int, learned: bool = False) -> tuple[float, float]:
 
     Over the root mean square of the widest's loss; or of how far it has fallen, if `learned`.
     """
-    narrow, wide = _loss(nets[N]), _loss(nets[max(nets)])
-    noise = _error(narrow) ** 2 + _error(wide) ** 2
-    square = np.mean((narrow.mean(0) - wide.mean(0)) ** 2 - noise)
-    scale = np.sqrt(np.mean((wide.mean(0) - learned * wide[:, 0].mean()) ** 2))
+    (a, da), (b, db) = (mean_and_error(_loss(net)) for net in (nets[N], nets[max(nets)]))
+    noise = da**2 + db**2
+    square = np.mean((a - b) ** 2 - noise)
+    scale = np.sqrt(np.mean((b - learned * b[0]) ** 2))
     return float(np.sqrt(max(square, 0.0)) / scale), float(np.sqrt(np.mean(noise)) / scale)
 
 
@@ -115,7 +115,7 @@ def table(data: Data) -> str:
     for task, forms in data.items():
         for form, nets in forms.items():
             *narrow, widest = sorted(nets)
-            ends = "   ".join("N = {}: {:.4f} +- {:.4f}".format(N, *_mean_and_error(_loss(nets[N])[:, -1])) for N in nets)
+            ends = "   ".join("N = {}: {:.4f} +- {:.4f}".format(N, *mean_and_error(_loss(nets[N])[:, -1])) for N in nets)
             lines.append(f"{task}, {form}: loss at the end {ends}")
             for N in narrow:
                 (a, da), (b, db) = gap(nets, N), spread(nets, N)
@@ -152,7 +152,7 @@ def plot(data: Data) -> Figure:
         for (form, nets), axis in zip(forms.items(), line[:2], strict=True):
             for N, color in width_colors(nets).items():
                 loss = _loss(nets[N])
-                _band(axis, nets[N].mean.steps, loss.mean(0), _error(loss), color=color, label=f"N = {N}, {len(loss)} networks")
+                _band(axis, nets[N].mean.steps, *mean_and_error(loss), color=color, label=f"N = {N}, {len(loss)} networks")
             if form == "mean_field":
                 limit = compare.extrapolate(nets)
                 _band(
@@ -169,9 +169,9 @@ def plot(data: Data) -> Figure:
         nets = forms["mean_field"]
         *narrow, M = sorted(nets)
         for N in narrow:
-            (a, b), law = (_loss(nets[n]) for n in (N, M)), 1 / N - 1 / M
-            gap, error = (a.mean(0) - b.mean(0)) / law, np.hypot(_error(a), _error(b)) / law
-            _band(line[2], nets[N].mean.steps, gap, error, color=width_colors(nets)[N], label=f"N = {N}, M = {M}")
+            ((a, da), (b, db)), law = (mean_and_error(_loss(nets[n])) for n in (N, M)), 1 / N - 1 / M
+            look = {"color": width_colors(nets)[N], "label": f"N = {N}, M = {M}"}
+            _band(line[2], nets[N].mean.steps, (a - b) / law, np.hypot(da, db) / law, **look)
         line[2].axhline(0, color="0.7", lw=0.8)
         line[2].set(
             xlabel="step", ylabel=r"$(L_N - L_M)\,/\,(1/N - 1/M)$", title=f"({next(letters)}) {task}: left between widths"
@@ -190,11 +190,3 @@ def _band(axes: Axes, steps: Any, value: Any, error: Any, **how: Any) -> None:
 
 def _loss(result: Result) -> Float[np.ndarray, "runs states"]:
     return np.asarray(result.samples.test_loss, dtype=np.float64)
-
-
-def _error(x: Float[np.ndarray, "runs ..."]) -> Float[np.ndarray, "..."]:
-    return np.asarray(x.std(0, ddof=1) / np.sqrt(len(x)))
-
-
-def _mean_and_error(x: Float[np.ndarray, "runs"]) -> tuple[float, float]:
-    return float(x.mean()), float(_error(x))

@@ -23,7 +23,7 @@ from dmft import scaling, spectra
 from paper_figures import onset_runs
 from paper_figures.axes import width_axis
 from paper_figures.cache import cached_arrays
-from paper_figures.figure import THEORY, width_colors
+from paper_figures.figure import THEORY, mean_and_error, width_colors
 from paper_figures.headline import Number
 from paper_figures.onset_runs import INPUT_DIM, REGIMES, Arrays
 from widthwise import MLP, Spectrum
@@ -47,14 +47,14 @@ def compute(quick: bool = False) -> Data:
         regime: {
             N: cached_arrays(
                 "fig14 lazy and rich networks",
-                {"regime": f"{regime} {REGIMES[regime]}", "width": N, "num_seeds": 8 if quick else 16, **size},
-                functools.partial(onset_runs.networks, regime),
+                {"regime": regime, "width": N, "num_seeds": 8 if quick else 16, **size},
+                onset_runs.networks,
             )
             for N in WIDTHS
         }
         for regime in REGIMES
     }
-    limit = cached_arrays("fig14 limit", {"regime": str(REGIMES["lazy"]), **size}, onset_runs.limit)["error"]
+    limit = cached_arrays("fig14 limit", size, onset_runs.limit)["error"]
     return Data(samples, nets, limit)
 
 
@@ -120,7 +120,7 @@ def numbers(data: Data) -> list[Number]:
     name = f"rich, N = {wide}, P = 64: error of one network over that of the lazy limit"
     out.append(Number(name, *_ratio(rich, limit, "single", P)))
     pairs = lazy["ensembles"][0] - data.limit[0]
-    value, error = (x / data.limit[0].mean() for x in (pairs.mean(), pairs.std(ddof=1) / np.sqrt(len(pairs))))
+    value, error = (x / data.limit[0].mean() for x in mean_and_error(pairs))
     out.append(Number(f"lazy, N = {wide}, smallest P: error of infinite ensembles over that of the limit", 1 + value, error))
     return out
 

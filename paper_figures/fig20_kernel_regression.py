@@ -22,9 +22,9 @@ from dmft import scaling, spectra
 from dmft.spectra.closed_forms import gegenbauer
 from finite import linear_models
 from paper_figures.cache import cached_arrays
-from paper_figures.figure import THEORY
+from paper_figures.figure import THEORY, mean_and_error, shades
 from paper_figures.headline import Number
-from paper_figures.solvable import Arrays, column, explain, frame, mean_and_error, points, ratio, shades, stacked
+from paper_figures.solvable import Arrays, column, explain, frame, points, ratio, stacked
 from widthwise import MLP, Spectrum
 
 MODES = (1, 4, 16, 64)

@@ -19,11 +19,12 @@ import matplotlib.pyplot as plt
 import numpy as np
 from matplotlib.figure import Figure
 
+import compare
 from paper_figures.cache import cached_arrays
-from paper_figures.figure import THEORY
+from paper_figures.figure import THEORY, exponent, shades
 from paper_figures.headline import Number
 from paper_figures.scaling_runs import EASY, A, corrections, ensembles, envelope, floors, losses
-from paper_figures.solvable import Arrays, explain, frame, points, power, ratio, shades, slope
+from paper_figures.solvable import Arrays, explain, frame, points, ratio, slope
 
 
 class Data(NamedTuple):
@@ -74,15 +75,17 @@ def numbers(data: Data) -> list[Number]:
         data.width["exact"] / data.width["N"],
         slope(data.width["N"], data.width["found"][:, 2, 1]),
     )
-    (floor, error), ours = power(N, *data.floor["found"][1, 0, :2]), slope(N, data.floor["found"][1, 0, 2])
-    end, its_error = power(N, *width[:, :2, 1].T)
+    (floor, error), (end, its_error), early = (
+        exponent(compare.fit_power_law(N, *x)) for x in (data.floor["found"][1, 0, :2], width[:, :2, 1].T, width[:, :2, 0].T)
+    )
+    ours = slope(N, data.floor["found"][1, 0, 2])
     far, smooth = data.floor["far"][-3:], data.floor["smooth"][1, :, -3:]
     return [
         ratio("test error over theory, N >= 64, P >= 96", [*np.moveaxis(time[[1, 2, 3, 6, 7], 0], 1, 0)]),
         ratio("train error over theory, N >= 64, P >= 96", [*np.moveaxis(time[[1, 2, 3, 6, 7], 1], 1, 0)]),
         ratio("test error over theory of half the features", [time[2, 0, 0], time[2, 0, 1], time[1, 0, 2]]),
         Number("t = 1: exponent in N of the correction, theory", slope(N, width[:, 2, 0])),
-        Number("t = 1: exponent in N of the correction", *power(N, *width[:, :2, 0].T)),
+        Number("t = 1: exponent in N of the correction", *early),
         ratio("t = 1, N >= 64: correction over its exact 1/N", [*width[2:, :2, 0].T, exact[2:]]),
         Number("t = infinity: exponent in N of the correction, less theory", end - late, its_error),
         ratio("loss of 4 of N = 64 over that of one of N = 256, t >= 100", [*members[2, :2, 4:], members[0, 0, 4:]]),

@@ -22,9 +22,9 @@ from matplotlib.figure import Figure
 from dmft import scaling
 from finite import linear_models
 from paper_figures.cache import cached_arrays
-from paper_figures.figure import THEORY
+from paper_figures.figure import THEORY, mean_and_error, shades
 from paper_figures.headline import Number
-from paper_figures.solvable import Arrays, explain, mean_and_error, points, ratio, shades, slope
+from paper_figures.solvable import Arrays, explain, points, ratio, slope
 from widthwise import GradientDescent, Spectrum
 
 ALPHA, HARD = 1.5, 0.5

@@ -23,9 +23,9 @@ from dmft import scaling
 from dmft.spectra import rbf
 from paper_figures import runs
 from paper_figures.cache import cached_arrays
-from paper_figures.figure import THEORY
+from paper_figures.figure import THEORY, mean_and_error
 from paper_figures.headline import Number
-from paper_figures.solvable import Arrays, mean_and_error, stacked
+from paper_figures.solvable import Arrays, stacked
 from widthwise import MLP, GradientDescent, Parameterization, Problem, Result, Spectrum, tasks
 
 DIM, LENGTH = 10, 2.0
@@ -99,7 +99,7 @@ def moments_of_networks(theory: Result, nets: dict[int, Result], order: int = 3)
     P = theory.problem.task.num_train
     kernels = np.asarray(theory.samples.Phi, dtype=np.float64)[:, 0, -1, P:, -1, P:]
     limit = rows_alone(kernels.mean(0), order)
-    spread = np.std([rows_alone(K, order) for K in kernels], axis=0, ddof=1) / np.sqrt(len(kernels))
+    _, spread = mean_and_error([rows_alone(K, order) for K in kernels])
     found = []
     for net in nets.values():
         h = np.asarray(net.samples["h"], dtype=np.float64)[:, -1, 0]  # (networks, points, neurons)

@@ -20,7 +20,7 @@ from matplotlib.figure import Figure
 import finite
 from dmft import scaling
 from paper_figures.cache import cached_arrays
-from paper_figures.figure import THEORY
+from paper_figures.figure import THEORY, mean_and_error
 from paper_figures.headline import Number
 from widthwise import MLP, GradientDescent, Parameterization, Problem, tasks
 
@@ -81,7 +81,7 @@ def slope(run: dict[str, np.ndarray], end: str) -> tuple[float, float]:
     low, high = ENDS[end]
     part = (run["gamma"] >= low) & (run["gamma"] <= high)
     slopes = np.polyfit(np.log(run["gamma"][part]), np.log(largest(run)[part]), 1)[0]
-    return float(slopes.mean()), float(slopes.std(ddof=1) / len(slopes) ** 0.5)
+    return mean_and_error(slopes)
 
 
 def table(data: Data) -> str:

@@ -23,7 +23,7 @@ from dmft import scaling
 from paper_figures import runs
 from paper_figures.axes import width_axis
 from paper_figures.cache import cached_arrays
-from paper_figures.figure import THEORY
+from paper_figures.figure import THEORY, mean_and_error
 from paper_figures.headline import Number
 from widthwise import MLP, GradientDescent, Parameterization, Problem, Result, data, tasks
 
@@ -104,8 +104,8 @@ def compute(quick: bool = False) -> Data:
 
 def sizes(nets: dict[int, Result]) -> tuple[np.ndarray, np.ndarray]:
     """Change of the second layer's fields at every width, and its standard error over networks."""
-    moves = [net.samples["update_size"][:, 0, 1] for net in nets.values()]
-    return np.array([x.mean() for x in moves]), np.array([x.std(ddof=1) / len(x) ** 0.5 for x in moves])
+    mean, error = np.array([mean_and_error(net.samples["update_size"][:, 0, 1]) for net in nets.values()]).T
+    return mean, error
 
 
 def slope(nets: dict[int, Result]) -> tuple[float, float]:

@@ -20,7 +20,7 @@ from dmft import scaling
 from finite.graph_process import propagate, sample_graph_process
 from paper_figures.axes import width_axis
 from paper_figures.cache import cached_arrays
-from paper_figures.figure import THEORY
+from paper_figures.figure import THEORY, mean_and_error
 from paper_figures.headline import Number
 
 NUS = (1e6, 100.0, 10.0, 3.0, 1.0, 0.3, 0.1)
@@ -90,16 +90,14 @@ def compute(quick: bool = False) -> Data:
 
 def gain(run: dict[str, np.ndarray]) -> tuple[Float[np.ndarray, "nus"], Float[np.ndarray, "nus"]]:
     """Error of the process minus that of the kernel at every nu, paired over graphs, and its standard error."""
-    less = run["process"][:, None] - run["error"]
-    return less.mean(0), less.std(0, ddof=1) / len(less) ** 0.5
+    return mean_and_error(run["process"][:, None] - run["error"])
 
 
 def apart(data: Data, theory: str) -> tuple[Float[np.ndarray, "widths"], Float[np.ndarray, "widths"]]:
     """Root mean square difference between samples and a theory, and its standard error over graphs."""
     run = data["samples"]
-    each = ((run["sampled"] - run[theory][:, None]) ** 2).mean(2)
-    rms = each.mean(0) ** 0.5
-    return rms, each.std(0, ddof=1) / len(each) ** 0.5 / (2 * rms)
+    square, error = mean_and_error(((run["sampled"] - run[theory][:, None]) ** 2).mean(2))
+    return square**0.5, error / (2 * square**0.5)
 
 
 def table(data: Data) -> str:
@@ -107,7 +105,7 @@ def table(data: Data) -> str:
     lines = ["edges       nu   test error       gain over the Gaussian process"]
     for name in EDGES:
         error = data[name]["error"]
-        rows = zip(NUS, error.mean(0), error.std(0, ddof=1) / len(error) ** 0.5, *gain(data[name]), strict=True)
+        rows = zip(NUS, *mean_and_error(error), *gain(data[name]), strict=True)
         lines += [f"{name:7s} {nu:6.3g}   {e:.3f} +- {de:.3f}   {g:+.3f} +- {dg:.3f}" for nu, e, de, g, dg in rows]
     rows = zip(WIDTHS, *apart(data, "kernel"), *apart(data, "process"), strict=True)
     return "\n".join(

@@ -13,6 +13,7 @@ import numpy as np
 from matplotlib.figure import Figure as Canvas
 
 import paper_figures
+from compare import PowerLaw
 from paper_figures.headline import Number
 
 STYLE = Path(__file__).with_name("style.mplstyle")
@@ -59,7 +60,27 @@ def find(name: str) -> Figure:
     return importlib.import_module(f"paper_figures.{name}")
 
 
+def shades(number: int) -> Any:
+    """Colours of sizes, light for small and dark for large."""
+    return plt.get_cmap("viridis_r")(np.linspace(0.12, 0.95, number))
+
+
 def width_colors(widths: Any) -> dict[int, Any]:
     """A colour per width, light for narrow and dark for wide."""
-    shades = plt.get_cmap("viridis_r")(np.linspace(0.12, 0.95, len(widths)))
-    return dict(zip(sorted(widths), shades, strict=True))
+    return dict(zip(sorted(widths), shades(len(widths)), strict=True))
+
+
+def mean_and_error(x: Any) -> tuple[Any, Any]:
+    """Over runs, the first axis, and its standard error: numbers, or arrays of the other axes.
+
+    Example:
+        >>> mean_and_error([1.0, 3.0])
+        (np.float64(2.0), np.float64(1.0))
+    """
+    runs = np.asarray(x)
+    return runs.mean(0), runs.std(0, ddof=1) / np.sqrt(len(runs))
+
+
+def exponent(law: PowerLaw | None) -> tuple[float, float]:
+    """Of a fitted law, and its error; where none was resolved not a number, which no bounds hold."""
+    return (law.exponent, law.error) if law else (np.nan, 0.0)

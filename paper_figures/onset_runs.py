@@ -7,6 +7,7 @@ import numpy as np
 import compare
 import dmft
 import finite
+from paper_figures.figure import mean_and_error
 from widthwise import MLP, GradientDescent, Parameterization, Problem, Task
 
 INPUT_DIM = 6
@@ -31,14 +32,12 @@ def problem(regime: str, P: int, data_set: int, num_steps: int) -> Problem:
     return Problem(MLP(2, "relu"), form, task, GradientDescent(eta0, num_steps, momentum=0.95))
 
 
-def networks(
-    name: str, *, regime: str, width: int, num_seeds: int, samples: tuple[int, ...], data_sets: int, num_steps: int
-) -> Arrays:
+def networks(regime: str, width: int, num_seeds: int, samples: tuple[int, ...], data_sets: int, num_steps: int) -> Arrays:
     """Test errors after training, single, of infinite ensembles (also by data set), and their difference; onset of variance."""
     nets, rows = {}, []
     for P in samples:
         each = [
-            finite.train(problem(name, P, i, num_steps), width=width, num_seeds=num_seeds, save_kernels=[], seed=width + i)
+            finite.train(problem(regime, P, i, num_steps), width=width, num_seeds=num_seeds, save_kernels=[], seed=width + i)
             for i in range(data_sets)
         ]
         f = [np.asarray(net.samples.f[:, -1, P:], dtype=np.float64) for net in each]
@@ -50,11 +49,11 @@ def networks(
     half = [np.nan, np.nan] if found.half is None else [found.half, found.half_error]
     out = {"ensembles": values[:, 1], "ratio": found.ratio, "ratio_error": found.error, "half": np.array(half)}
     for i, what in enumerate(("single", "ensemble", "variance")):
-        out |= {what: values[:, i].mean(1), f"{what}_error": values[:, i].std(1, ddof=1) / np.sqrt(data_sets)}
+        out[what], out[f"{what}_error"] = mean_and_error(values[:, i].T)
     return out
 
 
-def limit(*, regime: str, samples: tuple[int, ...], data_sets: int, num_steps: int) -> Arrays:
+def limit(samples: tuple[int, ...], data_sets: int, num_steps: int) -> Arrays:
     """(P, data sets) test errors of lazy networks of infinite width, on the same data."""
     solved = [[dmft.solve(problem("lazy", P, i, num_steps), dmft.Lazy()) for i in range(data_sets)] for P in samples]
     return {"error": np.array([[2 * np.asarray(one.mean.test_loss)[-1] for one in row] for row in solved])}

@@ -7,13 +7,19 @@ from typing import Any
 
 import dmft
 import finite
-from paper_figures.cache import cached
-from widthwise import Problem, Result
+from paper_figures.cache import cached, cached_fluctuations
+from widthwise import Fluctuations, Problem, Result
 
 
 def limit(problem: Problem, method: Any = None, **settings: Any) -> Result:
     """`dmft.solve(problem, method, **settings)`, or what it gave before."""
     return cached(problem, f"dmft {method} {_words(settings)}", lambda: dmft.solve(problem, method, **settings))
+
+
+def fluctuations(problem: Problem, **settings: Any) -> Fluctuations:
+    """`dmft.fluctuations(problem, **settings)`, or what it gave before."""
+    words = f"dmft.fluctuations {_words(settings)}"
+    return cached_fluctuations(problem, words, lambda: dmft.fluctuations(problem, **settings))
 
 
 def networks(problem: Problem, num_seeds: Mapping[int, int], **settings: Any) -> dict[int, Result]:

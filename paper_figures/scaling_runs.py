@@ -7,7 +7,8 @@ import numpy as np
 from dmft import scaling
 from dmft.scaling.laplace import talbot
 from finite import linear_models
-from paper_figures.solvable import Arrays, mean_and_error
+from paper_figures.figure import mean_and_error
+from paper_figures.solvable import Arrays
 from widthwise import Spectrum
 
 A, B = 1.75, 1.25

@@ -5,19 +5,12 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
-import matplotlib.pyplot as plt
 import numpy as np
 
 from paper_figures.figure import THEORY
 from paper_figures.headline import Number
 
 Arrays = dict[str, np.ndarray]
-
-
-def mean_and_error(x: Any) -> tuple[np.ndarray, np.ndarray]:
-    """Over draws, the first axis."""
-    draws = np.asarray(x)
-    return draws.mean(0), draws.std(0, ddof=1) / np.sqrt(len(draws))
 
 
 def stacked(found: Sequence[tuple[np.ndarray, np.ndarray]]) -> Arrays:
@@ -37,13 +30,6 @@ def column(x: Arrays, i: int, rows: slice = slice(None)) -> list[np.ndarray]:
     return [x[name][rows, i] for name in ("mean", "error", "theory")]
 
 
-def power(x: Any, mean: Any, error: Any) -> tuple[float, float]:
-    """Exponent of the mean in x, weighted by errors, and its error."""
-    w, X = (np.asarray(mean) / error) ** 2, np.log(x)
-    X = X - np.average(X, weights=w)
-    return float(np.sum(w * X * np.log(mean)) / np.sum(w * X**2)), float(np.sum(w * X**2) ** -0.5)
-
-
 def slope(x: Any, y: Any) -> float:
     """Of log y in log x, by least squares."""
     return float(np.polyfit(np.log(x), np.log(y), 1)[0])
@@ -60,11 +46,6 @@ def explain(ax: Any, theory: str = "solvable model", simulation: str = "simulati
     """Says in the legend what lines and points are."""
     ax.plot([], [], color=THEORY, label=f"lines: {theory}")
     ax.errorbar([np.nan], [np.nan], [0], color=THEORY, ls="", marker="o", ms=3, label=f"points: {simulation}")
-
-
-def shades(number: int) -> Any:
-    """Colours of sizes, light for small and dark for large."""
-    return plt.get_cmap("viridis_r")(np.linspace(0.12, 0.95, number))
 
 
 def frame(axes: Any, titles: Sequence[str], labels: Sequence[str]) -> None:

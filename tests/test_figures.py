@@ -496,6 +496,14 @@ def test_arrays_are_kept_and_runs_recorded(results: Path, capsys: pytest.Capture
     assert len(calls) == 4
 
 
+def test_arrays_depend_on_the_code_beside_them() -> None:
+    """Of a figure's module, and of what it takes from others of this package; not of other figures (negative twin)."""
+    names = [module.__name__ for module in cache._modules(figure.find("fig06_spectra").compute)]
+    assert names[0] == "paper_figures.fig06_spectra"
+    assert {"paper_figures.swapped_spectra", "paper_figures.runs"} <= {*names}
+    assert "paper_figures.fig05_bias" not in names
+
+
 def test_runs_of_results_are_recorded() -> None:
     compute = Counting()
     with recorded() as first:

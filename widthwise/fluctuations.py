@@ -11,7 +11,7 @@ import numpy as np
 from jaxtyping import Float
 
 from widthwise import check
-from widthwise.result import Result
+from widthwise.result import Result, load_arrays, save_arrays
 
 
 @dataclass(frozen=True)
@@ -76,8 +76,7 @@ class Fluctuations:
         for name in ("limit", "variance", "bias"):
             if (result := getattr(self, name)) is not None:
                 result.save(path / f"{name}.npz")
-        np.savez(path / "rows.tmp.npz", **self.rows)  # type: ignore[arg-type]
-        os.replace(path / "rows.tmp.npz", path / "rows.npz")
+        save_arrays(path / "rows.npz", self.rows)
 
     @staticmethod
     def load(folder: str | os.PathLike[str], **settings: Any) -> Fluctuations:
@@ -91,12 +90,7 @@ class Fluctuations:
         parts = {name: Result.load(file, **settings) if file.exists() else None for name, file in there.items()}
         if parts["limit"] is None or parts["variance"] is None or not (path / "rows.npz").exists():
             raise ValueError(f"{path} holds no fluctuations: limit.npz, variance.npz and rows.npz are expected there.")
-        try:
-            with np.load(path / "rows.npz") as file:
-                rows = dict(file)
-        except Exception as error:  # zipfile, zlib, numpy: each has its own
-            raise ValueError(f"{path / 'rows.npz'} is not a file of arrays or is damaged ({error}).") from error
-        return Fluctuations(parts["limit"], parts["variance"], parts["bias"], rows)
+        return Fluctuations(parts["limit"], parts["variance"], parts["bias"], load_arrays(path / "rows.npz"))
 
     def __str__(self) -> str:
         training = self.limit.problem.training

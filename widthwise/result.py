@@ -9,7 +9,7 @@ import json
 import os
 import platform
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -274,6 +274,25 @@ def versions() -> dict[str, str]:
         "device": f"{device.platform}: {device.device_kind}",
         "date": datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
     }
+
+
+def save_arrays(path: str | os.PathLike[str], arrays: Mapping[str, Any]) -> None:
+    """Write arrays by name into an .npz file, which appears whole or not at all."""
+    with atomic_write(path) as file:
+        np.savez(file, **arrays)
+
+
+def load_arrays(path: str | os.PathLike[str]) -> dict[str, np.ndarray]:
+    """Read what `save_arrays` wrote.
+
+    Raises:
+        ValueError: no such file, another one, or a damaged one.
+    """
+    try:
+        with np.load(path) as file:
+            return dict(file)
+    except Exception as error:  # zipfile, zlib, numpy: each has its own
+        raise ValueError(f"{path} is not a file of arrays or is damaged ({error}).") from error
 
 
 @contextlib.contextmanager
