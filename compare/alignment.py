@@ -5,6 +5,7 @@ from __future__ import annotations
 import numpy as np
 from jaxtyping import Float
 
+from compare import given
 from compare.gap import same_points
 from widthwise import Result, Trajectory, check
 
@@ -38,11 +39,11 @@ def alignment(a: Result, b: Result, kernel: str = "Phi") -> Float[np.ndarray, "l
 
 
 def alignment_of_runs(a: Result, b: Result, kernel: str = "Phi") -> Float[np.ndarray, "runs layers kept"]:
-    """The same cosine between every single run of `a` and the mean kernel of `b`: (n, L, K).
+    """The same cosine between every single run of one result and the mean kernel of another: (n, L, K).
 
     Args:
-        a: a Result that holds its single runs.
-        b: a Result on the same kept steps and points.
+        a, b: Results on the same kept steps and points: the theory, of which the mean is taken, and networks with their single
+            runs, in either order; or two of a kind, runs of a and the mean of b.
         kernel: "Phi" or "G".
 
     Raises:
@@ -56,6 +57,7 @@ def alignment_of_runs(a: Result, b: Result, kernel: str = "Phi") -> Float[np.nda
         >>> alignment_of_runs(net, net).shape
         (8, 1, 2)
     """
+    b, a = given.theory_first(b, a)
     same_points(a, b)
     x, y = _equal_time(a.samples, kernel), _equal_time(b.mean, kernel)
     return (x * y).sum((-2, -1)) / np.linalg.norm(x, axis=(-2, -1)) / np.linalg.norm(y, axis=(-2, -1))

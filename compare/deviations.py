@@ -4,10 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
+from compare import given
 from compare.gap import same_points
 from compare.seeds import squares
 from compare.significance import Agreement, coefficient_weights, intercept_weights, parts_of, resolved, statistic
-from widthwise import Fluctuations, Result
+from widthwise import Fluctuations, Result, check
 
 
 def deviations(theory: Fluctuations, nets: Mapping[int, Result], *, alpha: float = 0.01) -> Agreement:
@@ -19,7 +20,8 @@ def deviations(theory: Fluctuations, nets: Mapping[int, Result], *, alpha: float
 
     Args:
         theory: of `dmft.fluctuations`.
-        nets: ensembles by width, two widths or more; three or more to see the bias without what is left of order 1/N^2.
+        nets: ensembles by width, two widths or more; three or more to see the bias without what is left of order 1/N^2. (The
+            two may change places.)
         alpha: level of the test.
 
     Raises:
@@ -34,8 +36,9 @@ def deviations(theory: Fluctuations, nets: Mapping[int, Result], *, alpha: float
         >>> bool(deviations(theory, nets))
         True
     """
-    if not isinstance(nets, Mapping) or len(nets) < 2:
-        raise ValueError(f"deviations needs a dict {{width: Result}} of two widths or more, got {len(nets)}.")
+    theory, nets = given.theory_first(theory, nets)
+    check.instance("theory", theory, Fluctuations, "It comes from dmft.fluctuations.")
+    nets = given.by_width(nets, "deviations")
     if not 0 < alpha < 1:
         raise ValueError(f"alpha, the rate of false alarms, must lie between 0 and 1, got {alpha!r}.")
     for N, net in nets.items():

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 import numpy as np
 from jaxtyping import Float
 
+from compare import given
 from widthwise import Result, Trajectory
 
 
@@ -72,7 +73,8 @@ def gap(a: Result, b: Result) -> Gaps:
     Cosine alignment reads 0.997 at relative errors of 5 to 10 %; judge by this instead.
 
     Args:
-        a, b: Results on the same steps and points; relative to b.
+        a, b: Results on the same steps and points: the theory and networks, in either order, relative to the theory; or two of
+            a kind, relative to b.
 
     Raises:
         ValueError: the two are not on the same steps and points.
@@ -85,6 +87,7 @@ def gap(a: Result, b: Result) -> Gaps:
         >>> gap(*nets)["f"].relative < 0.5
         True
     """
+    b, a = given.theory_first(b, a)
     same_points(a, b)
     means, sems = (everything(a.mean), everything(b.mean)), (everything(a.sem), everything(b.sem))
     gaps = []
@@ -97,6 +100,8 @@ def gap(a: Result, b: Result) -> Gaps:
 
 def same_points(a: Result, b: Result) -> None:
     """Raise ValueError unless two results share steps, points and the steps of their kernels."""
+    for one in (a, b):
+        given.result("what is compared", one)
     for name, x, y in (
         ("steps", a.mean.steps, b.mean.steps),
         ("kernel_steps", a.mean.kernel_steps, b.mean.kernel_steps),

@@ -15,8 +15,9 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from compare import given
 from compare.ensemble import pseudo_values, votes_of
-from widthwise import Result, check
+from widthwise import Result, Task, check
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -82,7 +83,7 @@ def onset(
         points: at which to judge; None where y is given or the task is a Stream.
 
     Raises:
-        ValueError: fewer than two P; fewer than three networks in a result.
+        ValueError: fewer than two P; fewer than three networks in a result, or networks trained on another number of samples.
 
     Example:
         >>> import finite
@@ -97,10 +98,22 @@ def onset(
     if not isinstance(nets, Mapping) or len(nets) < 2:
         raise ValueError("onset needs a dict {number of samples: Result} of two numbers or more.")
     samples = sorted(check.count("every number of samples", P) for P in nets)
+    for P in samples:
+        _check_samples(P, nets[P])
     points = None if y is not None else points
     found = np.array([_ratio(nets[P], y, loss, step, points) for P in samples])
     half, half_error, bracketed = _crossing(np.log(samples), *found.T)
     return Onset(np.array(samples), found[:, 0], found[:, 1], half, half_error, bracketed)
+
+
+def _check_samples(P: int, nets: Result | Sequence[Result]) -> None:
+    if not isinstance(nets, Result | Sequence) or not nets:
+        raise ValueError(f"onset takes a Result or a list of Results under P = {P}, got {nets!r:.60}.")
+    for net in [nets] if isinstance(nets, Result) else nets:
+        task = given.result(f"each result under P = {P}", net).problem.task
+        trained = given.width_of(net) is not None and isinstance(task, Task) and not net.problem.training.online
+        if trained and task.num_train != P:
+            raise ValueError(f"the networks under P = {P} were trained on {task.num_train} samples: pass them under those.")
 
 
 def _ratio(nets: Result | Sequence[Result], y: Any, loss: Any, step: int | None, points: str | None) -> tuple[float, float]:

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from typing import Any, NamedTuple
 
 import numpy as np
 from jaxtyping import Float
 
+from compare import given
 from compare.gap import same_points
 from widthwise import Result, check
 from widthwise.data import Stream
@@ -42,7 +42,7 @@ def outputs_of(result: Result, y: Any = None, points: str | None = None, *, targ
         ValueError: too few runs, networks that diverged, points without targets, tokens (of which the output for the token
             that comes is recorded, and no other), targets of another shape.
     """
-    exact = result.trajectory.n == 0
+    exact = given.result("a result", result).trajectory.n == 0
     if not exact and result.trajectory.n < least:
         raise ValueError(f"at least {least} networks are needed for an error bar, got {result.trajectory.n}. Take more seeds.")
     f = np.asarray(result.mean.f[None] if exact else result.samples.f, dtype=np.float64)
@@ -73,15 +73,10 @@ def outputs_of(result: Result, y: Any = None, points: str | None = None, *, targ
 
 def ensembles_of(nets: Any, what: str, least_widths: int = 2) -> dict[int, Result]:
     """Results by rising width, checked to share steps and points."""
-    if not isinstance(nets, Mapping) or len(nets) < least_widths:
-        got = len(nets) if isinstance(nets, Mapping) else f"{nets!r:.60}"
-        raise ValueError(f"{what} needs a dict {{width: Result}} of {least_widths} widths or more, got {got}.")
-    for N, net in nets.items():
-        check.count("every width", N)
-        if net.trajectory.n == 0:
-            raise ValueError(f"{what} takes ensembles of networks by width, got an exact result for width {N}.")
-        same_points(net, next(iter(nets.values())))
-    return {N: nets[N] for N in sorted(nets)}
+    ensembles = given.by_width(nets, what, least_widths)
+    for net in ensembles.values():
+        same_points(net, next(iter(ensembles.values())))
+    return ensembles
 
 
 def _points_of(result: Result, M: int, points: str | None, targets: bool) -> tuple[slice, np.ndarray | None]:

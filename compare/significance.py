@@ -9,6 +9,7 @@ from typing import TypeAlias
 import numpy as np
 from jaxtyping import Float
 
+from compare import given
 from compare.gap import observables, same_points
 from widthwise import Estimate, Result, Status, Trajectory, check
 
@@ -78,7 +79,8 @@ def agrees(theory: Result, nets: Result | Mapping[int, Result], *, alpha: float 
 
     Args:
         theory: the limit.
-        nets: an ensemble, taken as it is; or ensembles by width, extrapolated linearly in 1/N.
+        nets: an ensemble, taken as it is; or ensembles by width, extrapolated linearly in 1/N. (The two may change places: a
+            Result knows what it is of.)
         alpha: level of the test.
 
     Raises:
@@ -93,13 +95,13 @@ def agrees(theory: Result, nets: Result | Mapping[int, Result], *, alpha: float 
         >>> bool(agrees(dmft.solve(problem), nets))
         True
     """
-    ensembles = {1: nets} if isinstance(nets, Result) else nets
-    if not (isinstance(ensembles, Mapping) and ensembles):
-        raise ValueError(f"agrees(theory, nets) takes nets as a Result or as a dict {{width: Result}}, got {nets!r:.80}.")
+    theory, nets = given.theory_first(theory, nets)
+    given.result("theory", theory)
+    ensembles = {1: nets} if isinstance(nets, Result) else given.by_width(nets, "agrees(theory, nets)", 1)
     for net in ensembles.values():
         same_points(net, theory)
         if net.trajectory.n == 0:
-            raise ValueError("an ensemble of networks is expected after the theory, got an exact result: agrees(theory, nets).")
+            raise ValueError("networks are expected beside the theory, got two exact results: agrees(theory, nets).")
         if net.trajectory.n == 1:
             raise ValueError("agreement within errors needs at least two seeds per ensemble, got one.")
     if theory.trajectory.n in (1, 2):
@@ -175,15 +177,12 @@ def extrapolate(nets: Mapping[int, Result], order: int = 1) -> Result:
         >>> extrapolate(nets).mean.f.shape
         (11, 2)
     """
-    if not isinstance(nets, Mapping) or len(nets) < 2:
-        raise ValueError(f"extrapolation in 1/N needs a dict {{width: Result}} of two widths or more, got {len(nets)}.")
+    nets = given.by_width(nets, "extrapolation in 1/N")
     if check.count("order", order) >= len(nets):
         raise ValueError(f"extrapolation of order {order} in 1/N needs {order + 1} widths or more, got {len(nets)}.")
     ensembles = list(nets.values())
     for net in ensembles:
         same_points(net, ensembles[0])
-        if net.trajectory.n == 0:
-            raise ValueError("extrapolation in 1/N takes ensembles of networks, got an exact result.")
     weights = list(intercept_weights({N: net.trajectory.n for N, net in nets.items()}, order).values())
 
     def combine(*means: Float[np.ndarray, "..."]) -> np.ndarray:

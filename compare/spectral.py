@@ -13,6 +13,7 @@ from typing import Any
 import numpy as np
 from jaxtyping import Float
 
+from compare import given
 from widthwise import KernelSpectra, Result, Task, check
 from widthwise.kernel_spectra import Points, shown_modes
 
@@ -151,14 +152,15 @@ def spectral(
         >>> found.widths.tolist(), found[-1].ratio.shape
         ([16], (1, 6))
     """
-    if not isinstance(nets, Mapping) or len(nets) < (1 if reference is not None else 2):
-        raise ValueError("spectral needs a dict {width: Result} of two widths or more, or of one and a reference.")
-    widths = sorted(nets)
+    if reference is not None:
+        reference, nets = given.theory_first(reference, nets)
+    nets = given.by_width(nets, "spectral", 2 if reference is None else 1)
+    widths = [*nets]
     if reference is None:
         widest = widths.pop()
         reference, name = nets[widest], f"N = {widest} ({nets[widest].trajectory.n} runs)"
     else:
-        check.instance("reference", reference, Result)
+        given.result("reference", reference)
         name = reference.provenance.get("method", "the reference").split("(")[0]
         name = f"{name} ({reference.trajectory.n or 'exact'} runs)" if reference.trajectory.n else f"{name} (exact)"
     if points is None:

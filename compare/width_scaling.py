@@ -8,6 +8,7 @@ from dataclasses import dataclass
 import numpy as np
 from jaxtyping import Float
 
+from compare import given
 from compare.gap import same_points
 from compare.power_law import PowerLaw, fit_power_law
 from compare.seeds import squares
@@ -63,7 +64,7 @@ def width_scaling(
 
     Args:
         nets: ensembles by width.
-        theory: their limit; without it only the variance is measured.
+        theory: their limit; without it only the variance is measured. (The two may change places.)
         num_resamples: of the bootstrap of the bias over seeds (and over replicas of the theory).
         seed: of the bootstrap.
 
@@ -78,9 +79,11 @@ def width_scaling(
         >>> -1.6 < width_scaling(nets).variance_fit.exponent < -0.4
         True
     """
-    if not isinstance(nets, Mapping) or len(nets) < 2:
-        raise ValueError(f"width_scaling needs a dict {{width: Result}} of two widths or more, got {len(nets)}.")
-    widths = np.array(sorted(nets))
+    if theory is not None:
+        theory, nets = given.theory_first(theory, nets)
+        given.result("theory", theory)
+    nets = given.by_width(nets, "width_scaling")
+    widths = np.array([*nets])
     for N in widths:
         if nets[N].trajectory.n < 2:
             raise ValueError(f"width {N} has fewer than two seeds: a variance over seeds needs two or more.")

@@ -234,7 +234,7 @@ def test_width_scaling_prints_and_refuses() -> None:
         ({8: nets[8]}, None, "of two widths or more, got 1"),
         ([nets[8], nets[32]], None, r"a dict \{width: Result\}"),
         ({8: nets[8], 32: one}, None, "width 32 has fewer than two seeds"),
-        ({8: limit, 32: nets[32]}, None, "width 8 has fewer than two seeds"),
+        ({8: limit, 32: nets[32]}, None, "got an exact result for width 8"),
         (nets, one, "the theory has one replica only"),
         (nets, outputs(np.zeros((5, 1)), exact=True), "must share their steps"),
         ({8: nets[8], 32: outputs(np.zeros((4, 3, 1)))}, None, "must share their steps"),
@@ -441,12 +441,12 @@ def test_agreement_refuses() -> None:
     theory, nets, exact = around(truth, 8, 0.1, rng), around(truth, 9, 0.1, rng), made(truth, exact=True)
     f = nets.samples.f
     for args, says in (
-        ((exact, exact), r"got an exact result: agrees\(theory, nets\)"),
-        ((nets, exact), r"got an exact result: agrees\(theory, nets\)"),
+        ((exact, exact), r"got two exact results: agrees\(theory, nets\)"),
         ((theory, around(truth, 1, 0.1, rng)), "at least two seeds per ensemble, got one"),
         ((around(truth, 2, 0.1, rng), nets), "at least three replicas, got 2"),
-        ((theory, {}), r"as a Result or as a dict \{width: Result\}, got \{\}"),
-        ((theory, [nets, nets]), r"as a Result or as a dict \{width: Result\}"),
+        ((theory, {}), r"a dict \{width: Result\} of one width or more, got 0"),
+        ((theory, [nets, nets]), r"a dict \{width: Result\} of one width or more"),
+        (({64: nets}, {64: nets}), "theory must be a Result, got"),
         ((theory, {64: nets, 128: outputs(f)}), "must share their kernel_steps"),
         ((outputs(0 * f), outputs(f)), "nothing to compare: in the theory f and the kernels are zero"),
         ((theory, compare.extrapolate({64: nets, 128: nets})), "not its single runs: it was extrapolated"),

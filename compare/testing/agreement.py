@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from compare import given
 from compare.significance import Agreement, agrees, extrapolate
 from compare.testing.contrasts import quantile
 from compare.testing.verdict import ALPHA, CannotTell, draw, fail, more_of
@@ -51,6 +52,7 @@ def assert_agrees(
         >>> _ = assert_agrees(dmft.solve(problem), nets)
     """
     check.positive("detect", detect)
+    theory, experiment = given.theory_first(theory, experiment)
     verdict = agrees(theory, experiment, alpha=alpha)
     draw(plot, lambda ax: _paint(ax, theory, experiment))
     if not verdict:

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 from jaxtyping import Float
 
+from compare import given
 from compare.gap import same_points
 from compare.significance import amplitude, resolved
 from compare.testing import contrasts
@@ -119,15 +120,13 @@ def _checked(
     results: Mapping[int, Result], early: float, constant: float, detect: float, alpha: float
 ) -> tuple[dict[int, Result], int]:
     """Ensembles by rising width, and how many states are early."""
-    if not isinstance(results, Mapping) or len(results) < 2:
-        raise ValueError(f"a dict {{width: Result}} of two widths or more is expected, got {results!r:.80}.")
     check.positive("constant", constant)
     check.positive("detect", detect)
     if not 0 < check.positive("early", early) <= 1:
         raise ValueError(f"early is a share of the steps, in (0, 1]; got {early:g}.")
     if not 0 < alpha < 1:
         raise ValueError(f"alpha, the rate of false alarms, must lie between 0 and 1, got {alpha!r}.")
-    ensembles = {N: results[N] for N in sorted(results)}
+    ensembles = given.by_width(results, "assert_consistent_across_widths")
     for N, result in ensembles.items():
         same_points(result, ensembles[min(ensembles)])
         if result.trajectory.n < FEWEST_SEEDS:
