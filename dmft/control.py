@@ -8,6 +8,10 @@ lazily with the one kernel instead of the other is known, and at small gamma0 it
 K_r is the kernel that moves f_r, test points and all. beta_r is the regression of f on d over points and the *other* replicas,
 so that the spread of the corrected replicas is still their error bar; it falls from 1 at early times towards 0 as features
 move.
+
+Near the rate at which lazy training diverges d grows without bound and f does not, and the little that a regression leaves of
+d would ruin f. So the correction is weighed, step by step, by what it does (`weight`): it must lower the spread of replicas,
+none of which has a part in its own beta, and it may move the mean only as far as the error bar allows.
 """
 
 from __future__ import annotations
@@ -40,6 +44,12 @@ RESOLVED = 1e-6
 """Relative error that the exact kernel may have; MOST_NODES of quadrature may go into it where there is no series."""
 
 MOST_NODES = 64
+
+MEMORY = 4
+"""Steps for which a correction that failed is not trusted again: by chance alone the spread falls now and then."""
+
+FARTHEST = 5.0
+"""Standard errors of the uncorrected mean, over which the correction may move it at full weight; at twice that it has none."""
 
 
 def applies(problem: Problem, num_replicas: int) -> bool:
@@ -90,12 +100,38 @@ def corrected(
         return f
     with np.errstate(over="ignore", invalid="ignore"):  # what diverges is left as it is
         lazy = train(problem, np.concatenate([K_exact[None], K]), exact)[0]
-        d = lazy[1:] - lazy[:1]
-        others = [np.delete(np.arange(len(f)), r) for r in range(len(f))]
-        own, product = (np.stack([_covariance(x[o], d[o]) for o in others]) for x in (d, f))
-        beta = np.clip(np.divide(product, own, out=np.zeros_like(own), where=own > 0), 0.0, 1.0)
-        better = f - beta[:, :, None, None] * d
-    return np.where(np.isfinite(better), better, f)
+        change = correction(f, lazy[1:] - lazy[:1])
+        w = weight(f, change)[:, None, None]
+        return f + np.where(w > 0, w * change, 0.0)
+
+
+def correction(
+    f: Float[np.ndarray, "R states points outputs"], d: Float[np.ndarray, "R states points outputs"]
+) -> Float[np.ndarray, "R states points outputs"]:
+    """-beta_r d_r, with beta from the other replicas."""
+    others = [np.delete(np.arange(len(f)), r) for r in range(len(f))]
+    own, product = (np.stack([_covariance(x[o], d[o]) for o in others]) for x in (d, f))
+    beta = np.clip(np.divide(product, own, out=np.zeros_like(own), where=own > 0), 0.0, 1.0)
+    return -beta[:, :, None, None] * d
+
+
+def weight(
+    f: Float[np.ndarray, "R states points outputs"], change: Float[np.ndarray, "R states points outputs"]
+) -> Float[np.ndarray, "states"]:
+    """How much of the change every state is to have, from 0 to 1, by what it did to the replicas then and just before.
+
+        min(2 (1 - V' / V),  2 - |shift| / FARTHEST)      the least of this state and the MEMORY - 1 before it
+
+    V and V' are the variance over replicas without and with the change, summed over points, so that a spread that falls by half
+    or more gives it full weight; |shift| is how far the mean moves, in standard errors of the mean without it.
+    """
+    R = len(f)
+    before, after = _covariance(f, f), _covariance(f + change, f + change)
+    shift = np.sqrt(R * (R - 1) * np.sum(change.mean(0) ** 2, axis=(1, 2)) / before)
+    w = np.minimum(2 * (1 - after / before), 2 - shift / FARTHEST)
+    w = np.where(np.isfinite(w), np.clip(w, 0.0, 1.0), 0.0)
+    w[np.all(change == 0, axis=(0, 2, 3))] = 1.0  # nothing is changed, and nothing is known
+    return np.min([np.concatenate([np.ones(i), w])[: len(w)] for i in range(MEMORY)], axis=0)
 
 
 def _covariance(

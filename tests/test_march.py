@@ -12,7 +12,7 @@ from hypothesis import Phase, given, settings
 from hypothesis import strategies as st
 
 import dmft
-from dmft import control, factor, run
+from dmft import factor, run
 from dmft.march import March
 from dmft.noise import white_noise
 from dmft.site import State
@@ -382,45 +382,3 @@ def test_noise_of_test_points(activation: str, monkeypatch: pytest.MonkeyPatch) 
 
     monkeypatch.setattr(run.Run, "with_room", noiseless)
     assert np.abs(z()).max() > 7
-
-
-# --- the control variate -----------------------------------------------------------------------------------------------------
-
-
-@pytest.mark.parametrize(
-    ("activation", "gamma0", "gain"), [("tanh", 0.02, 20.0), ("tanh", 0.2, 2.5), ("tanh", 1.0, 1.2), ("relu", 0.02, 2.0)]
-)
-def test_control_variate(activation: str, gamma0: float, gain: float) -> None:
-    """It lowers the error bar, which stays honest, and the answer stays the same. (Kinks move: relu gains less.)"""
-    p = twins(gamma0).replace(architecture=MLP(2, activation))
-    many = solve(p, March(4096, 16), seed=99, save_kernels=[])
-    with_it, without = (
-        [solve(p, March(256, 8, control_variate=on), seed=s, save_kernels=[]) for s in range(12)] for on in (True, False)
-    )
-
-    def rms(xs: list[np.ndarray]) -> float:
-        return float(np.sqrt(np.mean(np.square(xs))))
-
-    def error(runs: list[Result]) -> float:
-        return rms([r.mean.f - many.mean.f for r in runs])
-
-    bar = rms([r.sem.f for r in with_it])
-    assert error(without) > gain * error(with_it)
-    assert 0.75 < error(with_it) / bar < 1.4
-    noise = np.hypot(bar / np.sqrt(12), rms([many.sem.f]))
-    assert rms([np.mean([r.mean.f - many.mean.f for r in with_it], axis=0)]) < 4 * noise  # with a bias of order 1/S
-
-
-def test_kernels_of_other_replicas_control_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
-    p, method = twins(0.1), March(128, 8)
-    own = solve(p, method, save_kernels=[])
-    kernels = control.tangent_kernels
-    monkeypatch.setattr(control, "tangent_kernels", lambda *args: np.roll(kernels(*args), 1, axis=0))
-    others = solve(p, method, save_kernels=[])
-    assert np.mean(others.sem.f**2) > 10 * np.mean(own.sem.f**2)
-
-
-def test_where_there_is_no_control_variate() -> None:
-    for p, replicas in ((twins(2.0), 4), (twins(0.1), 3), (twins(0.1).replace(weight_decay=0.1), 4)):
-        on, off = (solve(p.replace(num_steps=3), March(64, replicas, control_variate=c)).mean.f for c in (True, False))
-        assert np.array_equal(on, off)
