@@ -230,8 +230,8 @@ def _distance(
 ) -> Distance:
     """The size of a difference that is linear in the weights (n,) and (m,) of the units of either side.
 
-    A resample weighs units by how often it holds them. Around the sample, scaled by sqrt(n / (n - 1)), its mean varies as that
-    of a sample does around the truth.
+    A resample weighs units by how often it holds them. Its weights are moved away from 1 / n by sqrt(n / (n - 1)): its mean
+    varies around the sample as that of a sample does around the truth.
     """
     check.count("num_resamples", num, least=2)
     if min(n, m) < 2:
@@ -239,9 +239,9 @@ def _distance(
     rng = np.random.default_rng(seed)
     value, resampled, null = size(difference(np.full(n, 1 / n), np.full(m, 1 / m))), [], []
     for _ in range(num):
-        p, q = (rng.multinomial(k, np.full(k, 1 / k)) / k for k in (n, m))
-        resampled.append(size(difference(p, q)))
-        null.append(size(difference(np.sqrt(n / (n - 1)) * (p - 1 / n), np.sqrt(m / (m - 1)) * (q - 1 / m))))
+        p, q = (np.sqrt(k / (k - 1)) * (rng.multinomial(k, np.full(k, 1 / k)) / k - 1 / k) for k in (n, m))
+        resampled.append(size(difference(1 / n + p, 1 / m + q)))
+        null.append(size(difference(p, q)))
     at_least = np.sum(np.array(null) >= value * (1 - 1e-12))
     return Distance(name, value, float(np.std(resampled, ddof=1)), float(np.mean(null)), float((1 + at_least) / (1 + num)))
 

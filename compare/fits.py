@@ -7,6 +7,8 @@ from dataclasses import dataclass
 import numpy as np
 from jaxtyping import Float
 
+from widthwise import check
+
 
 @dataclass(frozen=True)
 class Fit:
@@ -36,14 +38,21 @@ def least_squares(design: Float[np.ndarray, "n p"], y: Float[np.ndarray, "n"], c
 
     Weights that leave correlations out stay unbiased, and stay stable where the covariance is known from a few seeds only.
 
+    Raises:
+        ValueError: shapes that do not go together, numbers that are not finite, columns that are not independent.
+
     Example:
         >>> fit = least_squares(np.array([[1.0], [1.0]]), np.array([1.0, 3.0]), np.eye(2))
         >>> fit.coefficients.item(), round(fit.errors.item() ** 2, 3), round(fit.chi2, 3), fit.dof
         (2.0, 0.5, 2.0, 1)
     """
-    from scipy.special import chdtrc  # imported where used: a third of a second
-
+    design, y = check.array("design", design, 2, "(n, p)"), check.array("y", y, 1, "(n,)")
+    covariance = check.array("covariance", covariance, 2, "(n, n)")
     n, p = design.shape
+    if len(y) != n or covariance.shape != (n, n):
+        raise ValueError(f"design (n, p), y (n,), covariance (n, n) go together; got {(n, p)}, {y.shape}, {covariance.shape}.")
+    if np.linalg.matrix_rank(design) < p:
+        raise ValueError(f"the {p} columns of the design are not independent at {n} points: fit fewer, or take more points.")
     precision = 1 / np.maximum(np.diagonal(covariance), 1e-300)
     solve = np.linalg.solve((design.T * precision) @ design, design.T * precision)
     coefficients = solve @ y
@@ -55,4 +64,11 @@ def least_squares(design: Float[np.ndarray, "n p"], y: Float[np.ndarray, "n"], c
         values, vectors = np.linalg.eigh(spread * np.outer(scale, scale))
         projected = vectors[:, -dof:].T @ (residual * scale)
         chi2 = float(np.sum(projected**2 / np.maximum(values[-dof:], 1e-12)))
-    return Fit(coefficients, solve @ covariance @ solve.T, chi2, dof, float(chdtrc(dof, chi2)) if dof else 1.0)
+    return Fit(coefficients, solve @ covariance @ solve.T, chi2, dof, chance(dof, chi2))
+
+
+def chance(dof: int, chi2: float) -> float:
+    """Of a worse fit if the model holds; 1 where nothing is free."""
+    from scipy.special import chdtrc  # imported where used: a third of a second
+
+    return float(chdtrc(dof, chi2)) if dof else 1.0

@@ -5,8 +5,8 @@ by N^-c with c of the task and the architecture (2305.18411, 2304.03408, 2402.01
 
     value(N) = offset + a N^-c
 
-is fitted by weighted least squares: offset 0 for what is a deviation by itself (a variance, a bias); the limit as a further
-point, N = infinity, where it is known; a free number where it is not.
+is fitted by weighted least squares, c by continuous search: offset 0 for what is a deviation by itself (a variance, a bias);
+the limit as a further point, N = infinity, where it is known; a free number where it is not.
 """
 
 from __future__ import annotations
@@ -18,13 +18,15 @@ from typing import TYPE_CHECKING, Any, Literal, TypeAlias
 import numpy as np
 from jaxtyping import Float
 
+from compare.exponents import NOTHING, Curve, fit
+from compare.power_law import WRONG, with_error
 from widthwise import check
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
-GRID = np.linspace(-1.0, 4.0, 501)
-"""Exponents c that are tried."""
+SEARCH = -1.0, 4.0
+"""Between which exponents c is looked for."""
 
 Numbers: TypeAlias = Float[np.ndarray, "steps"]
 
@@ -37,7 +39,7 @@ class Regime:
         first, last: steps of the window.
         c, error: mean over its steps of the exponent and of its standard error, as if all steps were one: steps of the same
             networks are not independent. NaN where no step has an exponent.
-        p_value: the median over its steps of the goodness of fit.
+        p_value: the median over its steps of the goodness of fit; NaN where errors are unknown.
         num_steps: of the window that have an exponent.
     """
 
@@ -51,9 +53,9 @@ class Regime:
     def __str__(self) -> str:
         if not self.num_steps:
             return f"steps {self.first} ... {self.last}: not resolved"
-        return (
-            f"steps {self.first} ... {self.last}: N^-({self.c:.2f} +- {self.error:.2f}), goodness of fit p = {self.p_value:.2g}"
-        )
+        fit = f"steps {self.first} ... {self.last}: N^-({with_error(self.c, self.error)})"
+        good = "" if np.isnan(self.p_value) else f", goodness of fit p = {self.p_value:.2g}"
+        return fit + good + ": NO POWER LAW" * (self.p_value < WRONG)
 
 
 @dataclass(frozen=True)
@@ -65,7 +67,9 @@ class Regimes:
         widths: (W,)
         c, error: (T,) exponent and standard error (where chi^2 rises by one); NaN where the amplitude is not resolved.
         amplitude: (T,) a.
-        chi2, dof, p_value: (T,) goodness of fit; with dof = 0 the fit says nothing about the law, and p is 1.
+        limit, limit_error: (T,) the fitted offset, the value at infinite width, and its standard error; None without offset.
+        chi2, dof, p_value: (T,) goodness of fit; with dof = 0 the fit says nothing about the law, and p is 1. NaN where errors
+            are unknown.
         early, late: Regime of either window.
         departs: the first step from which all later exponents differ from 1 by more than two errors; None if there is none.
     """
@@ -81,15 +85,27 @@ class Regimes:
     early: Regime
     late: Regime
     departs: int | None
+    limit: Numbers | None = None
+    limit_error: Numbers | None = None
 
     def __str__(self) -> str:
-        lines = ["   step   exponent c         p"]
+        lines = ["   step   exponent c         " + "limit                 " * (self.limit is not None) + "p"]
         for t in np.unique(np.linspace(0, len(self.steps) - 1, 6).round().astype(int)):
-            fit = f"{self.c[t]:.2f} +- {self.error[t]:.2f}" if np.isfinite(self.c[t]) else "not resolved"
-            lines.append(f"{self.steps[t]:7d}   {fit:16s}   {self.p_value[t]:.2g}")
+            row = with_error(self.c[t], self.error[t]) if np.isfinite(self.c[t]) else "not resolved"
+            row = f"{row:16s}   "
+            if self.limit is not None and self.limit_error is not None:
+                row += f"{with_error(self.limit[t], self.limit_error[t]) if np.isfinite(self.limit[t]) else '-':19s}   "
+            lines.append(f"{self.steps[t]:7d}   {row}{'-' if np.isnan(self.p_value[t]) else f'{self.p_value[t]:.2g}'}")
         departs = "does not depart from 1/N for good" if self.departs is None else f"departs from 1/N at step {self.departs}"
         departs = departs if np.isfinite(self.c).any() else "no exponent is resolved: take more seeds"
-        return "\n".join([*lines, f"early, {self.early}", f"late,  {self.late}", departs])
+        lines += [f"early, {self.early}", f"late,  {self.late}", departs]
+        if self.early.p_value < WRONG or self.late.p_value < WRONG:
+            lines.append(
+                'the values are not a power of N within their errors: try limit="fit", or leave out the narrowest widths'
+            )
+        if np.isfinite(self.c).any() and np.isnan(self.chi2).all():
+            lines.append("errors are told by the scatter around the fit, which therefore cannot say how well it fits")
+        return "\n".join(lines)
 
     def plot(self) -> Figure:
         """The exponent against the step, windows shaded."""
@@ -118,7 +134,9 @@ def regimes(
     Args:
         steps: (T,) recorded steps.
         values: by width, values (T,) and standard errors (T,), independent between widths: variances, losses of infinite
-            ensembles ...
+            ensembles ... None in the place of every error where they are not known: they count as equal parts of the values
+            then, and the scatter around the fit tells how large they are. That of few widths tells it badly (Student's t with
+            `dof` degrees of freedom).
         limit: the value (T,) and standard error (T,) at infinite width, exact or not; "fit" where it is not known (four widths
             or more test the law then); None where the values are deviations.
         early: the early window is steps up to this fraction of the last one.
@@ -126,7 +144,8 @@ def regimes(
         least_significance: amplitudes of fewer standard errors have no exponent.
 
     Raises:
-        ValueError: too few widths (two; three with limit="fit"), shapes that differ, windows that are no fractions.
+        ValueError: too few widths (two; three with limit="fit"; one more where errors are not known), shapes that differ,
+            negative errors, windows that are no fractions.
 
     Example:
         >>> N, t = np.array([32, 64, 128, 256]), np.arange(11)
@@ -139,7 +158,8 @@ def regimes(
     free = isinstance(limit, str)
     if free:
         check.choice("limit", limit, ("fit",))
-    least = 3 if free else 2
+    scatter = isinstance(values, Mapping) and any(isinstance(p, tuple | list) and p[-1] is None for p in values.values())
+    least = 2 + free + scatter
     if not isinstance(values, Mapping) or len(values) < least:
         raise ValueError(f"exponents in the width need a dict {{width: (values, errors)}} of {least} widths or more.")
     for name, fraction in (("early", early), ("late", late)):
@@ -147,44 +167,47 @@ def regimes(
             raise ValueError(f"{name} is a fraction of the steps, between 0 and 1; got {fraction!r}.")
     widths = sorted(check.count("every width", N) for N in values)
     points = [values[N] for N in widths]
+    x = 1 / np.array(widths, dtype=float)
     if limit is not None and not isinstance(limit, str):
         points.append(limit)
-    y, error = (np.array([np.broadcast_to(np.asarray(p[k], float), steps.shape) for p in points]) for k in (0, 1))
-    inverse = 1 / np.array(widths, dtype=float)
-    c, spread, amplitude, chi2, resolved = _profile(inverse, y, error, offset=limit is not None, least=least_significance)
-    c, spread, amplitude = (np.where(resolved, x, np.nan) for x in (c, spread, amplitude))
-    dof = len(y) - (3 if limit is not None else 2)
+        x = np.append(x, 0.0)
+    y, error = _numbers(points, scatter, steps.shape)
+    offset, least_amplitude = limit is not None, check.at_least_zero("least_significance", least_significance)
+
+    def fitted(at: int) -> Curve:
+        if not (np.isfinite(y[:, at]).all() and (error[:, at] >= 0).all()):
+            return NOTHING
+        return fit(x, y[:, at], error[:, at], offset=offset, search=SEARCH, least=least_amplitude, scatter=scatter)
+
+    curves = [fitted(at) for at in range(len(steps))]
+    resolved = np.array([curve.resolved for curve in curves])
+    c, spread, amplitude, offsets, offset_error, chi2 = (
+        np.where(resolved | (k == 5), [curve[k] for curve in curves], np.nan) for k in range(6)
+    )
+    dof = len(y) - 2 - offset
+    if scatter:
+        chi2 = np.full(len(steps), np.nan)
     p_value = np.where(resolved, _p_value(dof, chi2), np.nan)
     first, last = steps[0], steps[-1]
     windows = [steps <= first + early * (last - first), steps >= first + late * (last - first)]
-    found = [_regime(steps, window, c, spread, p_value) for window in windows]
+    early_, late_ = (_regime(steps, window, c, spread, p_value) for window in windows)
+    limits = (offsets, offset_error) if offset else (None, None)
     return Regimes(
-        steps, tuple(widths), c, spread, amplitude, chi2, dof, p_value, found[0], found[1], _departs(steps, c, spread)
+        steps, tuple(widths), c, spread, amplitude, chi2, dof, p_value, early_, late_, _departs(steps, c, spread), *limits
     )
 
 
-def _profile(inverse: np.ndarray, y: np.ndarray, error: np.ndarray, *, offset: bool, least: float) -> tuple[np.ndarray, ...]:
-    """(T,) c of least chi^2, half width of the interval where chi^2 rises by one, a, chi^2, whether a is resolved."""
-    weight = 1 / np.maximum(error, 1e-12 * np.abs(y).max() + 1e-300) ** 2
-    T = y.shape[1]
-    chi2, amplitude, significance = (np.empty((len(GRID), T)) for _ in range(3))
-    for k, c in enumerate(GRID):
-        x = np.zeros((len(y), 1))
-        x[: len(inverse), 0] = (inverse / inverse.max()) ** c
-        total = weight.sum(0)
-        mx, my = ((weight * x).sum(0) / total, (weight * y).sum(0) / total) if offset else (np.zeros(T), np.zeros(T))
-        xx, xy = (weight * (x - mx) ** 2).sum(0), (weight * (x - mx) * (y - my)).sum(0)
-        a = np.divide(xy, xx, out=np.zeros(T), where=xx > 1e-12 * total)
-        chi2[k] = (weight * (y - my - a * (x - mx)) ** 2).sum(0)
-        amplitude[k], significance[k] = a, np.abs(a) * np.sqrt(xx)
-    best, at = chi2.argmin(0), np.arange(T)
-    least_chi2 = chi2[best, at]
-    inside = chi2 <= least_chi2 + 1
-    low, high = inside.argmax(0), len(GRID) - 1 - inside[::-1].argmax(0)
-    edge = (low == 0) | (high == len(GRID) - 1)
-    half = np.maximum((GRID[high] - GRID[low]) / 2, (GRID[1] - GRID[0]) / 2)
-    resolved = (significance[best, at] > least) & ~edge
-    return GRID[best], half, amplitude[best, at] * inverse.max() ** -GRID[best], least_chi2, resolved
+def _numbers(points: list[Any], scatter: bool, shape: tuple[int, ...]) -> tuple[np.ndarray, np.ndarray]:
+    """Values and standard errors (points, T); of unknown ones, the values as their scale."""
+    if not all(isinstance(p, tuple | list | np.ndarray) and len(p) == 2 for p in points):
+        raise ValueError("every width has a pair (values, errors), and so has the limit.")
+    if scatter and not all(p[1] is None for p in points):
+        raise ValueError("errors are known of all values or of none: pass None in the place of every one, or of none.")
+    y = np.array([np.broadcast_to(np.asarray(p[0], float), shape) for p in points])
+    error = np.abs(y) if scatter else np.array([np.broadcast_to(np.asarray(p[1], float), shape) for p in points])
+    if (error < 0).any():
+        raise ValueError(f"standard errors are zero or above, got {error[error < 0][0]:g}.")
+    return y, error
 
 
 def _p_value(dof: int, chi2: np.ndarray) -> np.ndarray:

@@ -42,6 +42,7 @@ class ToWidest:
         squared: (W, T) E (f_N - f_M)^2 of single networks, mean over points and outputs; unbiased.
         covariance: (T, W, W) of the squared distances at a step: they share the widest networks.
         slope, slope_error: (T,) exponent in N of the root of squared / (1 + N/M); NaN where there are no distances yet.
+        slope_p_value: (T,) of the straight line in logarithms: small where variance and bias mix, and there is no one exponent.
         S, S_error: (T,) N times the variance, from the fit.
         b2, b2_error: (T,) N^2 times the squared bias, from the fit; below zero where it is not resolved.
         chi2, p_value: (T,) of the fit; 0 and 1 with two narrower widths; NaN with one, which does not tell S from b.
@@ -61,6 +62,7 @@ class ToWidest:
     b2_error: np.ndarray
     chi2: np.ndarray
     p_value: np.ndarray
+    slope_p_value: np.ndarray
 
     @property
     def rmse(self) -> np.ndarray:
@@ -88,13 +90,16 @@ class ToWidest:
     def __str__(self) -> str:
         shown = np.unique(np.linspace(0, len(self.steps) - 1, 6).round().astype(int))
         lines = [f"RMSE of the {self.output} output to width {self.widest}"]
-        lines.append("   step" + "".join(f"   N = {N:<14d}" for N in self.widths) + "  exponent        N Var, N^2 bias^2 (fit)")
+        lines.append(
+            "   step" + "".join(f"   N = {N:<14d}" for N in self.widths) + "  exponent                 N Var, N^2 bias^2 (fit)"
+        )
         for t in shown:
             row = "".join(
                 f"   {f'{r:.4g} +- {e:.1g}':18s}" for r, e in zip(self.rmse[:, t], self.rmse_error[:, t], strict=True)
             )
             fit = f"{self.S[t]:.3g} +- {self.S_error[t]:.1g}, {self.b2[t]:.3g} +- {self.b2_error[t]:.1g}"
-            law = f"{self.slope[t]:+.2f} +- {self.slope_error[t]:.2f}   {fit}, p = {self.p_value[t]:.2g}"
+            slope = f"{self.slope[t]:+.2f} +- {self.slope_error[t]:.2f}, p = {self.slope_p_value[t]:<8.2g}"
+            law = f"{slope} {fit}, p = {self.p_value[t]:.2g}"
             lines.append(f"{self.steps[t]:7d}{row}  {law if np.isfinite(self.slope[t]) else '-'}")
         lines.append("exponents: -1/2 expected where variance dominates, -1 (and steeper near the widest) where bias does")
         return "\n".join(lines)
@@ -161,22 +166,23 @@ def to_widest(nets: Mapping[int, Result], output: str = "raw", y: Any = None, *,
         influences.append(seeds.joint([its, rows[-1]], [seeds.influence(of_f), seeds.influence(of_g)], num_runs))
     covariance = np.einsum("ist,jst->tij", influences, influences)
     T, distances = len(steps), np.array(squared)
-    fits = np.full((T, 8), np.nan)
+    fits = np.full((T, 9), np.nan)
     for t in range(T):
         fits[t] = _fit(np.array(narrow, dtype=float), widest, distances[:, t], covariance[t])
     return ToWidest(steps, output, tuple(narrow), widest, distances, covariance, *fits.T)
 
 
 def _fit(N: np.ndarray, M: int, squared: np.ndarray, covariance: np.ndarray) -> np.ndarray:
-    """slope and error, S and error, b^2 and error, chi^2, p."""
-    out = np.full(8, np.nan)
+    """slope and error, S and error, b^2 and error, chi^2, p, p of the slope."""
+    out = np.full(9, np.nan)
     if len(N) < 2 or not (squared > 0).all() or not (np.diagonal(covariance) > 0).all():
         return out
     line = np.stack([np.ones_like(N), np.log(N)], axis=1)
     slope = least_squares(line, np.log(squared / (1 + N / M)), covariance / np.outer(squared, squared))
     law = least_squares(_design(N, M), squared, covariance)
     (S, b2), (S_error, b2_error) = law.coefficients, law.errors
-    return np.array([slope.coefficients[1] / 2, slope.errors[1] / 2, S, S_error, b2, b2_error, law.chi2, law.p_value])
+    exponent, its_error = slope.coefficients[1] / 2, slope.errors[1] / 2
+    return np.array([exponent, its_error, S, S_error, b2, b2_error, law.chi2, law.p_value, slope.p_value])
 
 
 def _design(N: np.ndarray, M: int) -> Float[np.ndarray, "widths 2"]:

@@ -12,7 +12,7 @@ from compare import given
 from compare.gap import same_points
 from compare.power_law import PowerLaw, fit_power_law
 from compare.seeds import squares
-from widthwise import Result
+from widthwise import Result, check
 
 
 @dataclass(frozen=True)
@@ -65,7 +65,7 @@ def width_scaling(
     Args:
         nets: ensembles by width.
         theory: their limit; without it only the variance is measured. (The two may change places.)
-        num_resamples: of the bootstrap of the bias over seeds (and over replicas of the theory).
+        num_resamples: two or more, of the bootstrap of the bias over seeds (and over replicas of the theory).
         seed: of the bootstrap.
 
     Raises:
@@ -83,6 +83,7 @@ def width_scaling(
         theory, nets = given.theory_first(theory, nets)
         given.result("theory", theory)
     nets = given.by_width(nets, "width_scaling")
+    check.count("num_resamples", num_resamples, least=2)
     widths = np.array([*nets])
     for N in widths:
         if nets[N].trajectory.n < 2:
@@ -106,8 +107,10 @@ def width_scaling(
         noise += limit_noise
         noise[1:] *= 2  # a resample carries the noise of the sample besides its own
         bias2[i] = ((mean - limit) ** 2 - noise).mean(-1)
-    bias, bias_error = bias2[:, 0], bias2[:, 1:].std(1, ddof=1)
-    return WidthScaling(widths, counts, value, value * relative, fit, bias, bias_error, fit_power_law(widths, bias, bias_error))
+    bias, covariance = bias2[:, 0], np.cov(bias2[:, 1:])  # all widths share the noise of the theory
+    bias_error = np.sqrt(np.diagonal(covariance))
+    bias_fit = fit_power_law(widths, bias, covariance=covariance)
+    return WidthScaling(widths, counts, value, value * relative, fit, bias, bias_error, bias_fit)
 
 
 def _spread(net: Result) -> Float[np.ndarray, "runs"]:
@@ -122,7 +125,10 @@ def _kappa(squares: list[Float[np.ndarray, "runs"]]) -> float:
 
 
 def _resampled(result: Result, num: int, rng: np.random.Generator) -> tuple[Float[np.ndarray, "resamples entries"], ...]:
-    """Mean and squared standard error of every entry of f; row 0 of the sample, the rest of resamples."""
+    """Mean and squared standard error of every entry of f; row 0 of the sample, the rest of resamples.
+
+    Means of resamples scatter by 1 - 1/n too little, and are moved apart by the root of it.
+    """
     n = result.trajectory.n
     if n == 0:  # exact
         mean = np.repeat(result.mean.f.reshape(1, -1), num + 1, axis=0)
@@ -133,4 +139,5 @@ def _resampled(result: Result, num: int, rng: np.random.Generator) -> tuple[Floa
     mean = counts @ (f - center) / n
     var = np.maximum(counts @ (f - center) ** 2 / n - mean**2, 0.0) * (n / (n - 1))
     var[1:] *= n / (n - 1)  # a resample's variance is smaller by 1 - 1/n once more
+    mean[1:] *= np.sqrt(n / (n - 1))
     return mean + center, var / n
