@@ -63,6 +63,18 @@ def blas() -> ThreadpoolController:
     return ThreadpoolController()
 
 
+class TooFewPaths(ValueError):
+    """The paths cannot span the directions that the kernels need.
+
+    Attributes:
+        seconds: what a whole march with so many paths would take, or 0.0 if it could not even begin.
+    """
+
+    def __init__(self, message: str, seconds: float):
+        super().__init__(message)
+        self.seconds = seconds
+
+
 class Rank(NamedTuple):
     """Numbers of directions: of Phi (coordinates of u) and of G (coordinates of r)."""
 
@@ -205,7 +217,10 @@ class Run:
         self.state, t, seen = run_chunk(self.form, chunk, self.state, before, int(stop), self.group())
         for basis in (*self.state.b.values(), *self.state.a.values()):
             if basis.e.shape[-1] == self.widest and host(basis.missed).any():
-                self.too_few_paths(self.widest + 1)
+                began = time.perf_counter()
+                _, t, _ = run_chunk(self.form, chunk, self.state, before, int(stop), self.group())  # again: it is compiled now
+                pace = (time.perf_counter() - began) / int(host(t - before).max())
+                self.too_few_paths(self.widest + 1, pace * len(self.physics.eta))
         self.reached = host(t)
         f, batch_loss = host(seen.f), host(seen.batch_loss)
         for r, (a, b) in enumerate(zip(before, self.reached, strict=True)):
@@ -367,11 +382,12 @@ class Run:
         self.h0 = checkpoint.like(one.h, leaves["h0"]) if "h0" in leaves else {}  # fields of step 0, if it was looked at
         (self.K0,) = leaves["K0"]
 
-    def too_few_paths(self, most: int) -> NoReturn:
+    def too_few_paths(self, most: int, seconds: float = 0.0) -> NoReturn:
         images = num_images(self.form.act.odd)
-        raise ValueError(
+        raise TooFewPaths(
             f"kernels need {most} directions or more, and {self.method.num_paths} paths in {images} mirror images are good for "
-            f"{self.widest}. Raise num_paths to {2 * images * most} or more, or raise tol."
+            f"{self.widest}. Raise num_paths to {2 * images * most} or more, or raise tol.",
+            seconds,
         )
 
     # --- memory and result ----------------------------------------------------------------------------------------------------

@@ -48,7 +48,8 @@ def solve(
         method: `March(...)`, `TwoLayer(...)`, `DeepLinear()` or `Lazy()`.
         rtol: error bar of f that is asked for, relative to f (root mean squares over steps and points): sampled methods
             then take as many paths as that needs, and `stats` say what it came to and what limited it.
-        max_seconds: budget for that; out of it, the best answer comes with a status that is not ok.
+        max_seconds: budget for that: the first run is made in any case, and no other begins that would end later. Where it
+            is used up, the best answer comes with a status that is not ok.
         seed: of the sampled paths; the same seed gives the same bits on the same machine.
         save_kernels: steps at which Phi and G are kept, by default the first and the last.
         save: more observables at those steps, by the names in `Trajectory.NAMES`: "NTK", "eigenvalues", "sharpness",
