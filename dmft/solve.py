@@ -96,7 +96,7 @@ def solve(
         )
     if limit == "lazy" and method is not None and not isinstance(method, Lazy):
         raise ValueError("kind='ntk' has the lazy limit: use method=Lazy(), or kind='mean_field' to learn features.")
-    check.count("seed", seed, least=0)
+    check.seed("seed", seed)
     for name, value in (("rtol", rtol), ("max_seconds", max_seconds)):
         if value is not None:
             check.positive(name, value)

@@ -84,7 +84,7 @@ def sample_graph_process(
             f"adjacency must be ({n}, {n}) and labelled name {len(Y)} nodes of 0 ... {n - 1}; got {A.shape} and {known.shape}."
         )
     s2 = check.positive("noise", noise)
-    rng = np.random.default_rng(check.count("seed", seed, least=0))
+    rng = np.random.default_rng(check.seed("seed", seed))
     root = np.linalg.cholesky(propagate(A, X @ X.T / X.shape[1]))
 
     def look(F: Any) -> tuple[float, Any, Any]:

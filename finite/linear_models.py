@@ -103,7 +103,7 @@ class _Setting:
 
     def run(self, draw: Callable[[np.random.Generator, int], list[np.ndarray]], num_draws: int, seed: int, size: int) -> Draws:
         """`draw` gives (draws, ...) of test, same_data, same_features, bias, train; called on as many as fit."""
-        rng = np.random.default_rng(check.count("seed", seed, least=0))
+        rng = np.random.default_rng(check.seed("seed", seed))
         num_draws, at_once = check.count("num_draws", num_draws, least=2), max(1, BLOCK // size)
         parts = [draw(rng, min(at_once, num_draws - i)) for i in range(0, num_draws, at_once)]
         test, data, features, bias, train = (np.concatenate(x) for x in zip(*parts, strict=True))
@@ -253,7 +253,7 @@ def kernel_of_draw(spectrum: Spectrum, num_features: int, seed: int = 0) -> Spec
         (10, 1.0)
     """
     setting = _Setting.of(spectrum, check.count("num_features", num_features), 1, 0.0)
-    A = np.random.default_rng(check.count("seed", seed, least=0)).standard_normal((num_features, len(setting.lam)))
+    A = np.random.default_rng(check.seed("seed", seed)).standard_normal((num_features, len(setting.lam)))
     half = A * np.sqrt(setting.lam / num_features)
     mu, U = np.linalg.eigh(half @ half.T)
     mu, U = mu[::-1], U[:, ::-1]

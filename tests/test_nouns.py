@@ -54,7 +54,7 @@ def some_problems(draw: Callable[..., Any]) -> Problem:
         "layer_rates": st.lists(st.floats(0, 2), min_size=depth + 1, max_size=depth + 1),
         "batches": arrays(int, (T + 1, 2), elements=st.integers(0, task.num_train - 1)),
         "label_noise": st.floats(0, 1),
-        "data_seed": st.integers(0, 2**63),
+        "data_seed": st.integers(0, 2**32 - 1),
     }
     training = {name: draw(setting) for name, setting in settings.items() if draw(st.booleans())}
     return Problem(
@@ -375,7 +375,7 @@ CONSTRUCTORS: dict[str, Callable[..., Task]] = {
 
 @pytest.mark.parametrize("name", sorted(CONSTRUCTORS))
 @few
-@given(st.integers(1, 9), st.integers(0, 5), st.integers(0, 2**63))
+@given(st.integers(1, 9), st.integers(0, 5), st.integers(0, 2**32 - 2))
 def test_task_constructors(name: str, P: int, Q: int, seed: int) -> None:
     make = CONSTRUCTORS[name]
     task = make(P, Q, seed=seed)
@@ -454,7 +454,7 @@ BAD = {
     "NaN": (lambda: Task(with_entry(np.nan), Y), r"X has 1 NaN or infinite entries, the first at index \(1, 2\). Remove those"),
     "infinite": (lambda: Task(with_entry(np.inf), Y), "X has 1 NaN or infinite entries.*fill the gaps"),
     "NaN label": (lambda: Task(X, [1.0, np.nan, 1.0]), r"y has 1 NaN or infinite entries, the first at index \(1,\)"),
-    "None entry": (lambda: Task([[1.0, None]], [1.0]), "X has 1 NaN"),
+    "None entry": (lambda: Task([[1.0, None]], [1.0]), "X must be an array of numbers of shape .P, D., .*it holds None"),
     "NaN test": (lambda: Task(X, Y, with_entry(np.nan)), "X_test has 1 NaN"),
     "too large": (lambda: Task(1e20 * X, Y), "X has entries as large as 1e.20, whose squares overflow. Rescale"),
     "lengths": (lambda: Task(X, Y[:2]), "X and y must have one row per sample; got 3 and 2 rows"),

@@ -391,7 +391,7 @@ def _normal(num_train: int, num_test: int, input_dim: int, seed: int) -> tuple[N
 
 
 def _rng(seed: int) -> np.random.Generator:
-    return np.random.default_rng(check.count("seed", seed, least=0))
+    return np.random.default_rng(check.seed("seed", seed))
 
 
 def _split(X: NDArray[np.float64], y: NDArray[np.float64], P: int, name: str) -> Task:

@@ -163,7 +163,7 @@ class GradientDescent:
         put("nesterov", check.flag("nesterov", self.nesterov))
         put("flow", check.flag("flow", self.flow))
         check.choice("sampling", self.sampling, get_args(Sampling))
-        put("data_seed", check.count("data_seed", self.data_seed, least=0))
+        put("data_seed", check.seed("data_seed", self.data_seed))
         if self.batch_size is not None:
             put("batch_size", check.count("batch_size", self.batch_size, "None is full batch."))
         put("batches", self._own_batches())

@@ -174,7 +174,7 @@ def shuffled(train: Rows, test: Rows, seed: int, epochs: int | None, *, settings
 
     Test rows are probed in one random order, which does not depend on the seed.
     """
-    check.count("seed", seed, least=0)
+    check.seed("seed", seed)
     total = None if epochs is None else train.number * check.count("epochs", epochs, "None goes on for ever.")
 
     def source(batch_size: int, start: int) -> Generator[Batch, None, int]:

@@ -38,7 +38,7 @@ def multi_index(input_dim: int = 16, num_directions: int = 3, degree: int = 3, *
     if check.count("num_directions", num_directions) > check.count("input_dim", input_dim):
         raise ValueError(f"num_directions must be at most input_dim = {input_dim}, got {num_directions}.")
     check.count("degree", degree)
-    rng = generator(check.count("seed", seed, least=0), 1)
+    rng = generator(check.seed("seed", seed), 1)
     directions, _ = np.linalg.qr(rng.standard_normal((input_dim, num_directions)))
     factors = (itertools.combinations_with_replacement(range(num_directions), n) for n in range(1, degree + 1))
     powers = [[term.count(j) for j in range(num_directions)] for term in itertools.chain(*factors)]
@@ -127,7 +127,7 @@ def shapes(*, noise: float = 0.3, seed: int = 0) -> Stream:
 
     return endless(
         draw,
-        check.count("seed", seed, least=0),
+        check.seed("seed", seed),
         name="shapes",
         input_shape=(SIDE, SIDE, 3),
         num_outputs=len(SHAPES),

@@ -256,7 +256,7 @@ def _windows(
 
     return endless(
         lambda rng, size: window(head, rng, size),
-        check.count("seed", seed, least=0),
+        check.seed("seed", seed),
         probe=lambda rng, size: window(tail, rng, size),
         name=name,
         input_shape=(context,),
