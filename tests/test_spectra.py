@@ -455,6 +455,16 @@ def test_lanczos_equals_the_full_decomposition() -> None:
     assert close(found.rest_power, full.truncated(12).rest_power, 1e-3)
 
 
+def test_bounds_of_lanczos_belong_to_their_modes() -> None:
+    """With a loose tolerance the first mode, far from the others, is exact and the last is not; its bound says so."""
+    lam = np.concatenate([[100.0], np.linspace(2.0, 1.0, 199)])
+    found, bound = spectra.top(np.diag(lam).__matmul__, np.ones(200), 6, trace=lam.sum(), tol=1e-2)
+    assert bound[0] < 1e-3 * bound[-1]
+    assert bound[-1] > 1e-7
+    nearest = np.abs(200 * found.lam[:, None] - lam).min(1)
+    assert (nearest <= 200 * bound + 1e-12).all()
+
+
 def test_traces_of_functions() -> None:
     rng = np.random.default_rng(4)
     K = random_kernel(rng, 200, 300)
@@ -515,6 +525,19 @@ def test_errors_of_spectra_are_honest() -> None:
     errors = np.array([each.cumulative_error[0, :3] for each in found])
     ratio = np.sqrt((errors**2).mean(0)) / values.std(0, ddof=1)
     assert (np.abs(ratio - 1) < 0.25).all(), ratio
+
+
+def test_eigenvalues_of_few_runs_are_unbiased_to_leading_order() -> None:
+    """Noise spreads eigenvalues: the largest of a mean of 8 kernels is too large (twin), the corrected one is not, to a fifth.
+    Both are counted from the first diagonal entry of the same mean, which has no bias."""
+    rng, task = np.random.default_rng(7), Task(np.eye(4), [1.0, 1.0, 0.5, 0.5])
+    root = np.diag([1.3, 1.0, 1.0, 1.0])
+    draws = np.array([[[root @ random_kernel(rng, 4, 60) @ root] for _ in range(8)] for _ in range(150)])
+    found = [spectra.of(made(each, task)) for each in draws]
+    entry = draws[:, :, 0, 0, 0].mean(1) / 4
+    excess, left = (np.array([getattr(each, name)[0, 0] for each in found]) - entry for name in ("lam", "lam_unbiased"))
+    assert excess.mean() > 10 * excess.std(ddof=1) / np.sqrt(len(found))
+    assert abs(left.mean()) < 3 * left.std(ddof=1) / np.sqrt(len(found)) + 0.2 * excess.mean()
 
 
 def deformed(kind: str) -> tuple[Result, Result]:
