@@ -297,6 +297,16 @@ def test_updates_go_with_the_width_as_they_should(name: str) -> None:
     assert not standard
 
 
+@pytest.mark.parametrize("alpha", [0.5, 0.75, 1.0])
+def test_rates_inside_of_blocks_make_up_for_their_number(alpha: float) -> None:
+    """L branches enter as L^-alpha; the step of each is its rate, times another L^-alpha under gradient descent: in sum one."""
+    form = Parameterization(alpha=alpha)
+    for optimizer, powers in (("sgd", 2), ("adam", 1)):
+        one, many = (form.scale("hidden", width=64, fan_in=64, optimizer=optimizer, blocks=L) for L in (1, 16))
+        assert 16 * form.branch(16) ** powers * many.learning_rate / one.learning_rate == pytest.approx(1.0, rel=1e-12)
+        assert (many.multiplier, many.init_std) == (one.multiplier, one.init_std)
+
+
 @pytest.mark.parametrize(
     ("alpha", "block_depth", "settings"),
     [
