@@ -3,8 +3,8 @@
     python -m benchmarks.mutants                       # all of benchmarks/mutants.toml; an hour or two on two cores
     python -m benchmarks.mutants --only march langevin # those whose name or file has one of these words
 
-A mutant is one mistake in the code: a sign, a factor, an index, a layer, a term that is missing. Each entry of the list says where
-it is made and which tests must see it:
+A mutant is one mistake in the code: a sign, a factor, an index, a layer, a term that is missing. Each entry of the list says
+where it is made and which tests must see it:
 
     [[mutant]]
     name = "flow without decay"
@@ -111,7 +111,7 @@ def failure(root: Path, tests: tuple[str, ...], cache: Path) -> str | None:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description="Which mistakes would the tests let pass?")
-    parser.add_argument("--only", nargs="*", default=[], metavar="WORD", help="mutants whose name or file has one of these words")
+    parser.add_argument("--only", nargs="*", default=[], metavar="WORD", help="words of names or files (all mutants)")
     parser.add_argument("--jobs", type=int, default=2, help="how many at once (default 2)")
     arguments = parser.parse_args()
     chosen = mutants(arguments.only)
