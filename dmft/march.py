@@ -10,7 +10,6 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Literal
 
-import jax
 import numpy as np
 from jaxtyping import Int
 
@@ -18,6 +17,7 @@ from dmft.method import Solution
 from dmft.physics import LEAST_GAMMA0
 from dmft.run import Run
 from widthwise import GradientDescent, Problem, Status, check
+from widthwise.checkpoint import remove
 from widthwise.precision import float64
 
 MOST_SUBSTEPS = 64
@@ -98,8 +98,8 @@ class March:
             return resolved_in_time(run)
         with float64():
             solution = Run(self, problem, seed, kernel_steps, save).solve(progress, checkpoint)
-        if checkpoint is not None and jax.process_index() == 0:
-            checkpoint.unlink(missing_ok=True)
+        if checkpoint is not None:
+            remove(checkpoint)
         return solution
 
 

@@ -18,6 +18,7 @@ from dmft.two_layer import TwoLayer
 from widthwise import MLP, Problem, Result, Task, Trajectory, check
 from widthwise.activation import NAMED
 from widthwise.result import provenance
+from widthwise.storage import held
 from widthwise.trajectory import chosen_steps
 
 METHODS = "March(), TwoLayer(), DeepLinear() or Lazy()"
@@ -64,7 +65,8 @@ def solve(
         steps.
 
     Raises:
-        ValueError: the parameterization has no limit, or the method does not apply.
+        ValueError: the parameterization has no limit, or the method does not apply; another run has the checkpoint.
+        OSError: the folder of the checkpoint is missing or cannot be written.
         MemoryError: the run would not fit; estimated before it starts.
         Unsolved: training diverges, or the answer is unresolved.
 
@@ -117,10 +119,11 @@ def solve(
         checkpoint=checkpoint,
         several=rtol is not None,
     )
-    if rtol is not None and isinstance(method, March | TwoLayer):
-        solution, method = to_order(problem, rtol, max_seconds, run, method)
-    else:
-        solution = run(method)
+    with held(checkpoint, "checkpoint"):
+        if rtol is not None and isinstance(method, March | TwoLayer):
+            solution, method = to_order(problem, rtol, max_seconds, run, method)
+        else:
+            solution = run(method)
     known = provenance(problem, repr(method), seed) | {"why": why}
     return Result(problem, *solution, known).or_raise(throw)
 

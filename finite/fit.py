@@ -145,8 +145,8 @@ class Run:
                     about = {"problem": as_json, "stats": self.stats()}
                     checkpoint.keep(file, self.whose | {"about": about}, self.everything())
                     written = time.perf_counter()
-        if file is not None and first:
-            file.unlink(missing_ok=True)
+        if file is not None:
+            checkpoint.remove(file)
         return self.trajectory(), self.stats()
 
     def advance(self, chunk: Batch, n: int) -> None:

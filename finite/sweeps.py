@@ -10,7 +10,6 @@ L^-alpha, alpha >= 1/2, as the depth does (2309.16620, 2505.01618); in "standard
 
 from __future__ import annotations
 
-import io
 import json
 import math
 import os
@@ -30,7 +29,7 @@ from finite.coordinates import slope_of
 from finite.keys import key_of
 from widthwise import Problem, check
 from widthwise.memory import require
-from widthwise.result import atomic_write
+from widthwise.storage import read_arrays, with_suffix, write_arrays
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -212,13 +211,9 @@ class Sweep:
         Raises:
             OSError: the place cannot be written.
         """
-        path = Path(path)
-        path = path if path.suffix else path.with_suffix(".npz")
+        path = with_suffix(path)
         header = json.dumps({"problem": self.problem.to_json(), "widths": self.widths, "depths": self.depths})
-        buffer = io.BytesIO()
-        np.savez(buffer, header=np.array(header), rates=self.rates, losses=self.losses)
-        with atomic_write(path) as file:
-            file.write(buffer.getbuffer())
+        write_arrays(path, {"header": np.array(header), "rates": self.rates, "losses": self.losses})
         return path
 
     @staticmethod
@@ -226,21 +221,23 @@ class Sweep:
         """Read what `save` wrote.
 
         Args:
-            path: name of the file.
+            path: name of the file; `.npz` is added if it has no suffix.
             own: activation, loss, stream or optimizer of the user's own, as in `Result.load`.
 
         Raises:
             OSError: no such file.
             ValueError: no file of a sweep, or a damaged one; something of the user's own is missing.
         """
-        with open(path, "rb") as opened:
-            try:
-                with np.load(opened, allow_pickle=False) as file:
-                    header, rates, losses = json.loads(str(file["header"])), file["rates"], file["losses"]
-                widths, depths = tuple(header["widths"]), header["depths"]
-            except Exception as error:  # whatever zip, numpy and json make of arbitrary bytes
-                raise ValueError(f"{path} is not a file of Sweep.save, or it is damaged ({error}).") from error
-        return Sweep(Problem.from_json(header["problem"], **own), widths, depths and tuple(depths), rates, losses)
+        try:
+            data = read_arrays(with_suffix(path))
+            header, rates, losses = json.loads(str(data["header"])), data["rates"], data["losses"]
+            widths, depths = tuple(header["widths"]), header["depths"] and tuple(header["depths"])
+            if losses.shape[:2] != (len(depths or widths), len(rates)) or losses.ndim != 3:
+                raise ValueError(f"losses of shape {losses.shape} for {len(depths or widths)} sizes and {len(rates)} rates")
+            problem = header["problem"]
+        except (ValueError, LookupError, TypeError, RecursionError) as error:
+            raise ValueError(f"{path} is not a file of Sweep.save, or it is damaged ({error}): compute it again.") from error
+        return Sweep(Problem.from_json(problem, **own), widths, depths, rates, losses)
 
 
 def minimum(x: Float[np.ndarray, "rates"], y: Float[np.ndarray, "... rates"]) -> Float[np.ndarray, "..."]:

@@ -20,12 +20,14 @@ from tqdm import tqdm
 
 from finite import measure, mlp
 from finite.keys import key_of
+from finite.log import run_name
 from widthwise import MLP, Activation, Estimate, Loss, Problem, Result, Status, Task, Trajectory, check
 from widthwise.memory import available_bytes, require
 from widthwise.parameterization import LayerScale, Role
 from widthwise.precision import computing_in
 from widthwise.result import provenance
 from widthwise.sharding import devices_as, host, put
+from widthwise.storage import held
 from widthwise.trajectory import chosen_steps
 
 CHUNK_BYTES = {"cpu": 2 * 2**20, "gpu": 512 * 2**20}
@@ -147,7 +149,9 @@ def train(
         and G (num_seeds, L, K, M, K, M); what `save` names as `samples["NTK"]` (num_seeds, K, M, M) and so on.
 
     Raises:
-        ValueError: width, num_seeds, seed, dtype, memory, save_kernels or save out of range; gamma0 too small for the dtype.
+        ValueError: width, num_seeds, seed, dtype, memory, save_kernels or save out of range; gamma0 too small for the dtype;
+            another run has the checkpoint, or writes the same lines into the log.
+        OSError: the folder of the checkpoint or of the log is missing or cannot be written.
         MemoryError: one network, or the record of all, does not fit; before anything runs.
         Unsolved: a network diverged; `.result.status` has the step and a learning rate that should train.
 
@@ -267,7 +271,8 @@ def _fit(
         num_probes=check.count("num_probes", num_probes),
     )
     file, lines = (None if path is None else Path(path) for path in (checkpoint, log))
-    samples, stats = run.solve(file, lines, progress)
+    with held(file, "checkpoint"), held(lines, "log", of=run_name(run.whose)):
+        samples, stats = run.solve(file, lines, progress)
     with np.errstate(over="ignore", invalid="ignore"):  # of networks that diverged
         estimate = Estimate.of(samples)
     method = f"finite.train(width={settings['width']}, num_seeds={settings['num_seeds']})"

@@ -23,7 +23,7 @@ import numpy as np
 
 from widthwise import Fluctuations, Problem, Result
 from widthwise.data import Stream
-from widthwise.result import load_arrays, save_arrays
+from widthwise.storage import alone, load_arrays, write_arrays
 
 RESULTS = Path("results")
 
@@ -96,7 +96,7 @@ def cached_arrays(name: str, settings: Mapping[str, Any], compute: Callable[...,
         arrays = {key: np.asarray(value) for key, value in compute(**settings).items()}
         return {**arrays, "seconds": np.asarray(time.perf_counter() - start)}
 
-    arrays = _kept(path, lambda: load_arrays(path), timed, lambda found, path: save_arrays(path, found))
+    arrays = _kept(path, lambda: load_arrays(path), timed, lambda found, path: write_arrays(path, found))
     return _record(arrays, name, text, float(arrays.pop("seconds")))
 
 
@@ -135,14 +135,17 @@ def _path(fingerprint: str, settings: str) -> Path:
 
 
 def _kept(path: Path, load: Callable[[], Kept], compute: Callable[[], Kept], save: Callable[[Kept, Path], Any]) -> Kept:
-    if path.exists():
-        try:
-            return load()
-        except ValueError as error:
-            print(f"computing again: {error}")
+    with contextlib.suppress(ValueError, OSError):
+        return load()
     writable(RESULTS)
-    result = compute()
-    save(result, path)
+    with alone(path, patience=-1):  # who asks for it meanwhile waits, and then loads it
+        if path.exists():
+            try:
+                return load()
+            except ValueError as error:
+                print(f"computing again: {error}")
+        result = compute()
+        save(result, path)
     return result
 
 

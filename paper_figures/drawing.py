@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import time
 from collections.abc import Callable
@@ -14,7 +15,8 @@ import matplotlib.pyplot as plt
 from paper_figures import cache, figure, headline
 from paper_figures.cache import Run, recorded, writable
 from paper_figures.headline import Bounds, Headline, Number
-from widthwise.result import atomic_write, versions
+from widthwise.result import versions
+from widthwise.storage import atomic_write
 
 
 @dataclass(frozen=True)
@@ -54,16 +56,35 @@ class Drawing:
     def save(self, folder: Path) -> Path:
         """Write NAME.json."""
         path = folder / f"{self.name}.json"
+        text = asdict(self)
         with atomic_write(path) as file:
-            file.write(json.dumps(asdict(self), indent=1).encode())
+            file.write(json.dumps(text | {"checksum": _checksum(text)}, indent=1).encode())
         return path
 
     @staticmethod
     def load(path: Path) -> Drawing:
-        """Read what `save` wrote."""
-        text = json.loads(path.read_text(encoding="utf-8"))
+        """Read what `save` wrote.
+
+        Raises:
+            OSError: no such file.
+            ValueError: another file, or a damaged one.
+        """
+        try:
+            text = json.loads(path.read_text(encoding="utf-8"))
+            if text.pop("checksum") != _checksum(text):
+                raise ValueError("wrong checksum")
+            return Drawing._of(text)
+        except (ValueError, LookupError, TypeError, AttributeError, RecursionError) as error:
+            raise ValueError(f"{path} is not of a drawing or is damaged ({error}): draw it again.") from error
+
+    @staticmethod
+    def _of(text: dict[str, Any]) -> Drawing:
         lines = [Headline(Number(**line["number"]), Bounds(**line["bounds"])) for line in text["headlines"]]
         return Drawing(**{**text, "headlines": lines, "runs": [Run(**run) for run in text["runs"]]})
+
+
+def _checksum(text: dict[str, Any]) -> str:
+    return hashlib.sha256(json.dumps(text, sort_keys=True).encode()).hexdigest()[:16]
 
 
 def _sources() -> str:
@@ -74,7 +95,7 @@ def drawn(name: str, *, quick: bool, folder: Path) -> Drawing | None:
     """The drawing in the folder, if there is one of this size that the same code has drawn."""
     try:
         drawing = Drawing.load(folder / f"{name}.json")
-    except (OSError, ValueError, TypeError, KeyError):
+    except (OSError, ValueError):
         return None
     there = all((folder / f"{name}.{suffix}").exists() for suffix in ("png", "pdf"))
     return drawing if there and drawing.quick == quick and drawing.sources == _sources() else None

@@ -13,7 +13,7 @@ from types import MappingProxyType
 from paper_figures.cache import Run
 from paper_figures.drawing import Drawing
 from paper_figures.headline import Headline, claim
-from widthwise.result import atomic_write
+from widthwise.storage import atomic_write
 
 CSS = Path(__file__).with_name("report.css")
 

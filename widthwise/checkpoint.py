@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import io
 import json
 import os
 import warnings
@@ -12,7 +11,7 @@ from typing import Any
 import jax
 import numpy as np
 
-from widthwise.result import atomic_write
+from widthwise.storage import forget_parts, read_arrays, target, write_arrays
 
 SECONDS = 60.0
 """Between two checkpoints."""
@@ -21,10 +20,7 @@ SECONDS = 60.0
 def write(path: Path, header: dict[str, Any], arrays: dict[str, Any]) -> None:
     """One file, atomically: a header that says whose it is, and pytrees of arrays by name."""
     flat = {f"{name}/{i}": np.asarray(x) for name, tree in arrays.items() for i, x in enumerate(jax.tree.leaves(tree))}
-    buffer = io.BytesIO()
-    np.savez(buffer, header=np.array(json.dumps(header)), **flat)  # type: ignore[arg-type]
-    with atomic_write(path) as file:
-        file.write(buffer.getbuffer())
+    write_arrays(path, {"header": np.array(json.dumps(header)), **flat})
 
 
 def keep(path: Path, header: dict[str, Any], arrays: dict[str, Any]) -> None:
@@ -40,6 +36,13 @@ def keep(path: Path, header: dict[str, Any], arrays: dict[str, Any]) -> None:
         warnings.warn(f"checkpoint {path} could not be written ({error}); the run goes on.", RuntimeWarning, stacklevel=2)
 
 
+def remove(path: Path) -> None:
+    """Of a run that has ended. Where `path` is a symbolic link it stays, and the file that it leads to goes."""
+    if jax.process_index() == 0:
+        target(path).unlink(missing_ok=True)
+        forget_parts(path)
+
+
 def load(path: Path) -> tuple[dict[str, Any], dict[str, list[np.ndarray]]]:
     """What `write` wrote: the header, and the leaves of the pytrees by name.
 
@@ -47,15 +50,11 @@ def load(path: Path) -> tuple[dict[str, Any], dict[str, list[np.ndarray]]]:
         FileNotFoundError: there is no such file.
         ValueError: it is damaged.
     """
-    with path.open("rb") as opened:
-        try:
-            with np.load(opened, allow_pickle=False) as file:
-                if damaged := file.zip.testzip():
-                    raise ValueError(f"wrong checksum of {damaged}")
-                data = {name: file[name] for name in file.files}
-            header = json.loads(str(data.pop("header")))
-        except Exception as error:  # whatever zip, numpy and json make of arbitrary bytes
-            raise ValueError(f"checkpoint {path} is damaged ({error}): delete it to start anew.") from error
+    try:
+        data = read_arrays(path)
+        header = dict(json.loads(str(data.pop("header"))))
+    except (ValueError, LookupError, TypeError, RecursionError) as error:
+        raise ValueError(f"checkpoint {path} is damaged ({error}): delete it to start anew.") from error
     trees: dict[str, list[np.ndarray]] = {}
     for name, x in data.items():  # in the order of writing
         trees.setdefault(name.rpartition("/")[0], []).append(x)

@@ -11,7 +11,8 @@ import numpy as np
 from jaxtyping import Float
 
 from widthwise import check
-from widthwise.result import Result, load_arrays, save_arrays
+from widthwise.result import Result
+from widthwise.storage import load_arrays, write_arrays
 
 
 @dataclass(frozen=True)
@@ -76,7 +77,7 @@ class Fluctuations:
         for name in ("limit", "variance", "bias"):
             if (result := getattr(self, name)) is not None:
                 result.save(path / f"{name}.npz")
-        save_arrays(path / "rows.npz", self.rows)
+        write_arrays(path / "rows.npz", self.rows)
 
     @staticmethod
     def load(folder: str | os.PathLike[str], **settings: Any) -> Fluctuations:

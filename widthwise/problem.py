@@ -191,32 +191,45 @@ class Problem:
         Raises:
             ValueError: the Problem had something of the user's own and none, or another, is passed.
         """
-        text = data["architecture"]["activation"]
-        spec = text if isinstance(text, str) else activation
-        if spec is None:
-            raise ValueError(
-                f"this Problem has an activation of the user's own, {text['name']!r}, which a file cannot hold. "
-                "Pass the function: Result.load(path, activation=function)."
-            )
-        noun = {k: tuple(v) if isinstance(v, list) else v for k, v in data["architecture"].items()} | {"activation": spec}
-        architecture = NAMES[noun.pop("name")](**noun)
-        if _activation_text(architecture.activation) != text:
-            raise ValueError(f"the activation passed is not the one the Problem had; that one traces to {text['jaxpr']}")
-        return Problem(
-            architecture,
-            Parameterization(**data["parameterization"]),
-            _stream_from(data["task"], stream) if "stream" in data["task"] else Task(**data["task"]),
-            GradientDescent(
-                **data["training"]
-                | {
-                    "loss": _loss_from(data["training"]["loss"], loss),
-                    "optimizer": _optimizer_from(data["training"]["optimizer"], optimizer),
-                }
-            ),
-        )
+        try:
+            return _problem_from(data, activation, loss, stream, optimizer)
+        except (LookupError, TypeError, AttributeError) as error:
+            raise ValueError(f"data must be what Problem.to_json gave, of this version of widthwise; got {error!r}.") from error
 
     def __str__(self) -> str:
         return "\n".join(repr(getattr(self, part)) for part in _PARTS)
+
+
+def _problem_from(
+    data: dict[str, Any],
+    activation: Callable[..., Any] | Activation | None,
+    loss: Callable[..., Any] | None,
+    stream: Stream | None,
+    optimizer: Optax | None,
+) -> Problem:
+    text = data["architecture"]["activation"]
+    spec = text if isinstance(text, str) else activation
+    if spec is None:
+        raise ValueError(
+            f"this Problem has an activation of the user's own, {text['name']!r}, which a file cannot hold. "
+            "Pass the function: Result.load(path, activation=function)."
+        )
+    noun = {k: tuple(v) if isinstance(v, list) else v for k, v in data["architecture"].items()} | {"activation": spec}
+    architecture = NAMES[noun.pop("name")](**noun)
+    if _activation_text(architecture.activation) != text:
+        raise ValueError(f"the activation passed is not the one the Problem had; that one traces to {text['jaxpr']}")
+    return Problem(
+        architecture,
+        Parameterization(**data["parameterization"]),
+        _stream_from(data["task"], stream) if "stream" in data["task"] else Task(**data["task"]),
+        GradientDescent(
+            **data["training"]
+            | {
+                "loss": _loss_from(data["training"]["loss"], loss),
+                "optimizer": _optimizer_from(data["training"]["optimizer"], optimizer),
+            }
+        ),
+    )
 
 
 _PARTS: dict[str, tuple[type, ...]] = {

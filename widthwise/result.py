@@ -2,14 +2,10 @@
 
 from __future__ import annotations
 
-import contextlib
 import datetime
-import io
 import json
 import os
 import platform
-import tempfile
-from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -22,6 +18,7 @@ from widthwise.data import Stream
 from widthwise.estimate import Estimate
 from widthwise.loss import SampleLoss
 from widthwise.problem import Problem
+from widthwise.storage import read_arrays, with_suffix, write_arrays
 from widthwise.training import Optax
 from widthwise.trajectory import Trajectory, axes_of
 from widthwise.version import __version__
@@ -175,7 +172,7 @@ class Result:
         Raises:
             OSError: the place cannot be written.
         """
-        path = _with_suffix(path)
+        path = with_suffix(path)
         arrays: dict[str, np.ndarray] = {}
         axes: dict[str, list[str]] = {"steps": ["step"], "kernel_steps": ["kept"]}
         parts = {"mean": self.mean, "sem": self.sem, "samples": self.trajectory.samples if samples else None}
@@ -196,10 +193,7 @@ class Result:
             "stats": self.stats,
             "provenance": self.provenance,
         }
-        buffer = io.BytesIO()
-        np.savez(buffer, header=np.array(json.dumps(header, default=_plain)), **arrays)  # type: ignore[arg-type]
-        with atomic_write(path) as file:
-            file.write(buffer.getbuffer())
+        write_arrays(path, {"header": np.array(json.dumps(header, default=_plain)), **arrays})
         return path
 
     @staticmethod
@@ -223,20 +217,16 @@ class Result:
             OSError: no such file, or one that cannot be read.
             ValueError: not a result file, a half-written or damaged one, or one of another version.
         """
-        with _with_suffix(path).open("rb") as opened:
-            try:
-                with np.load(opened, allow_pickle=False) as file:
-                    if damaged := file.zip.testzip():  # checksums first: numpy reads what a changed shape tells it to
-                        raise ValueError(f"wrong checksum of {damaged}")
-                    data = {name: file[name] for name in file.files}
-                header = json.loads(str(data.pop("header")))
-                if header["format"] == FORMAT and {*header["arrays"]} != {*data}:
-                    raise ValueError("arrays are missing")
-            except Exception as error:  # whatever zip, numpy and json make of arbitrary bytes
-                raise ValueError(
-                    f"{path} is not a result file or is damaged ({error}). Files written by Result.save appear whole or not "
-                    "at all, so this one was cut or changed afterwards: compute it again."
-                ) from error
+        try:
+            data = read_arrays(with_suffix(path))
+            header = json.loads(str(data.pop("header")))
+            if header["format"] == FORMAT and {*header["arrays"]} != {*data}:
+                raise ValueError("arrays are missing")
+        except (ValueError, LookupError, TypeError, AttributeError, RecursionError) as error:
+            raise ValueError(
+                f"{path} is not a result file or is damaged ({error}). Files written by Result.save appear whole or not "
+                "at all, so this one was cut or changed afterwards: compute it again."
+            ) from error
         if header["format"] != FORMAT:
             written_by = header.get("provenance", {}).get("widthwise", "unknown")
             raise ValueError(
@@ -248,14 +238,13 @@ class Result:
             observables = {name[len(part) + 1 :]: x for name, x in data.items() if name.startswith(f"{part}/")}
             return Trajectory.of(data["steps"], data["kernel_steps"], observables)
 
-        samples = trajectory("samples") if "samples/f" in data else None
-        return Result(
-            Problem.from_json(header["problem"], activation, loss, stream, optimizer),
-            Estimate(trajectory("mean"), trajectory("sem"), header["n"], samples),
-            Status(**header["status"]),
-            header["stats"],
-            header["provenance"],
-        )
+        problem = Problem.from_json(header["problem"], activation, loss, stream, optimizer)
+        try:
+            samples = trajectory("samples") if "samples/f" in data else None
+            estimate = Estimate(trajectory("mean"), trajectory("sem"), header["n"], samples)
+            return Result(problem, estimate, Status(**header["status"]), dict(header["stats"]), dict(header["provenance"]))
+        except (LookupError, TypeError, AttributeError) as error:
+            raise ValueError(f"{path} is not as Result.save writes it ({error!r}): compute it again.") from error
 
 
 def provenance(problem: Problem, method: str, seed: int | None) -> dict[str, Any]:
@@ -274,56 +263,6 @@ def versions() -> dict[str, str]:
         "device": f"{device.platform}: {device.device_kind}",
         "date": datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
     }
-
-
-def save_arrays(path: str | os.PathLike[str], arrays: Mapping[str, Any]) -> None:
-    """Write arrays by name into an .npz file, which appears whole or not at all."""
-    with atomic_write(path) as file:
-        np.savez(file, **arrays)
-
-
-def load_arrays(path: str | os.PathLike[str]) -> dict[str, np.ndarray]:
-    """Read what `save_arrays` wrote.
-
-    Raises:
-        ValueError: no such file, another one, or a damaged one.
-    """
-    try:
-        with np.load(path) as file:
-            return dict(file)
-    except Exception as error:  # zipfile, zlib, numpy: each has its own
-        raise ValueError(f"{path} is not a file of arrays or is damaged ({error}).") from error
-
-
-@contextlib.contextmanager
-def atomic_write(path: str | os.PathLike[str]) -> Iterator[io.BufferedWriter]:
-    """Open a file for writing bytes that replaces `path` when the block ends well, and vanishes when it does not.
-
-    Raises:
-        OSError: the folder does not exist or cannot be written.
-    """
-    path = Path(path)
-    try:
-        handle, name = tempfile.mkstemp(dir=path.parent, prefix=path.name, suffix=".part")
-    except OSError as error:
-        raise type(error)(
-            error.errno, f"cannot write a file in the folder of {path}: {error.strerror}. Make it, or choose another path."
-        ) from error
-    try:
-        with os.fdopen(handle, "wb") as file:
-            yield file
-            file.flush()
-            os.fsync(file.fileno())
-        os.chmod(name, 0o644)
-        os.replace(name, path)
-    except BaseException:
-        Path(name).unlink(missing_ok=True)
-        raise
-
-
-def _with_suffix(path: str | os.PathLike[str]) -> Path:
-    path = Path(path)
-    return path if path.suffix else path.with_suffix(".npz")
 
 
 def _plus_minus(value: Any, sem: Any) -> str:

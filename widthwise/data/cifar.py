@@ -2,25 +2,32 @@
 
 from __future__ import annotations
 
+import io
+import math
 import pickle
 import zipfile
-from collections.abc import Generator, Iterator
+from collections.abc import Callable, Generator, Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import IO, Any
+from reprlib import repr as short
+from typing import IO, Any, ClassVar
 
 import numpy as np
 from numpy.typing import NDArray
 
-from widthwise.data.files import AnyPath, damaged, existing, reading, stamp
+from widthwise.data.files import AnyPath, damaged, existing, reading, stamp, verified
 from widthwise.data.images import Scale, image_fields, label_check, normalised
 from widthwise.data.stream import Batch, Rows, Stream, in_order, shuffled
+from widthwise.storage import npy_header
 
 CIFAR: Scale = (0.4914, 0.4822, 0.4465), (0.2470, 0.2435, 0.2616)
 """Mean and standard deviation per channel of CIFAR-10's training images, pixels in 0 ... 1; also used for CIFAR-5m."""
 
 BLOCK = 512
 """Images of CIFAR-5m that are in memory at a time, 1.5 MB."""
+
+MOST_PICKLED = 2**28
+"""Bytes of a pickle; CIFAR-10's have 31 million."""
 
 
 def cifar10(folder: AnyPath, *, seed: int = 0, epochs: int | None = None) -> Stream:
@@ -34,7 +41,7 @@ def cifar10(folder: AnyPath, *, seed: int = 0, epochs: int | None = None) -> Str
 
     Raises:
         FileNotFoundError: a file is missing.
-        ValueError: a file is cut short or damaged, has a label that is none, or a pickle of more than arrays.
+        ValueError: a file is cut short or damaged, has a label that is none, or a pickle of more than arrays or 256 MiB.
 
     Example:
         >>> try:
@@ -75,14 +82,22 @@ def _cifar_bin(path: Path) -> Batch:
 
 
 def _cifar_pickle(path: Path) -> Batch:
-    with reading(path), path.open("rb") as file:
-        batch = _Inert(file, encoding="bytes").load()
+    if (size := path.stat().st_size) > MOST_PICKLED:
+        raise damaged(path, f"a batch of CIFAR-10 has 31 million bytes, {MOST_PICKLED} are read at most, got {size}")
+    with reading(path):
+        batch = _Inert(io.BytesIO(path.read_bytes()), encoding="bytes").load()
         if not isinstance(batch, dict) or not {b"data", b"labels"} <= batch.keys():
             raise damaged(path, "it must hold a dictionary with data and labels")
-        y = label_check(path, batch[b"labels"], 10)
+        labels = batch[b"labels"]
+        if not isinstance(labels, list) or not all(type(label) is int for label in labels):
+            raise damaged(path, "labels must be a list of whole numbers")
+        y = label_check(path, labels, 10)
         _, shape, dtype, fortran, content = batch[b"data"].state
         if shape != (len(y), 3072) or dtype.arguments[0] != b"u1" or not len(y):
-            raise damaged(path, f"data must be bytes u1 of shape ({len(y)}, 3072), got {dtype.arguments[0]!r} of shape {shape}")
+            raise damaged(
+                path,
+                f"data must be bytes u1 of shape ({len(y)}, 3072), got {short(dtype.arguments[0])} of shape {short(shape)}",
+            )
         return np.frombuffer(content, np.uint8).reshape(shape, order="F" if fortran else "C"), y
 
 
@@ -96,8 +111,66 @@ class _Recorded:
         self.state = state
 
 
-class _Inert(pickle.Unpickler):
-    """A file can have numbers, strings, lists, dictionaries and records of arrays; it cannot make anything be called."""
+Load = Callable[[Any], None]
+"""An operation of a pickle, on the unpickler with its stack."""
+
+
+def _only(load: Load, allowed: Callable[[list[Any]], bool]) -> Load:
+    """The operation, if what it finds on the stack is allowed."""
+
+    def checked(unpickler: Any) -> None:
+        if not allowed(unpickler.stack):
+            raise pickle.UnpicklingError("it has what no pickle of arrays has")
+        load(unpickler)
+
+    return checked
+
+
+def _texts(keys: list[Any]) -> bool:
+    """Nothing else is a key of a dictionary: to compare nested tuples can take for ever."""
+    return all(isinstance(key, bytes | str) for key in keys)
+
+
+def _few(arguments: Any) -> bool:
+    return isinstance(arguments, tuple) and len(arguments) < 10
+
+
+_OPERATIONS = (
+    *("PROTO", "FRAME", "STOP", "MARK", "PUT", "BINPUT", "LONG_BINPUT", "MEMOIZE", "GET", "BINGET", "LONG_BINGET"),
+    *("NONE", "NEWTRUE", "NEWFALSE", "INT", "BININT", "BININT1", "BININT2", "LONG1"),
+    *("STRING", "BINSTRING", "SHORT_BINSTRING", "BINBYTES", "SHORT_BINBYTES", "UNICODE", "BINUNICODE", "SHORT_BINUNICODE"),
+    *("EMPTY_TUPLE", "TUPLE", "TUPLE1", "TUPLE2", "TUPLE3", "EMPTY_LIST", "LIST", "APPEND", "APPENDS"),
+    *("EMPTY_DICT", "DICT", "SETITEM", "SETITEMS", "GLOBAL", "STACK_GLOBAL", "REDUCE", "BUILD"),
+)
+"""What a pickle of arrays is made of; no sets, no objects by class, no buffers."""
+
+_ALLOWED: dict[str, Callable[[list[Any]], bool]] = {
+    "SETITEM": lambda stack: _texts(stack[-2:-1]),
+    "SETITEMS": lambda stack: _texts(stack[::2]),
+    "DICT": lambda stack: _texts(stack[::2]),
+    "REDUCE": lambda stack: _few(stack[-1]),
+}
+
+
+class _Inert(pickle._Unpickler):
+    """A file can have numbers, strings, lists, dictionaries and records of arrays; it cannot make anything be called.
+
+    This is the unpickler in Python: that in C makes room for every number under which something is remembered.
+    """
+
+    dispatch: ClassVar[dict[int, Load]] = {
+        code: _only(load, _ALLOWED[name]) if name in _ALLOWED else load
+        for name in _OPERATIONS
+        for code, load in [(getattr(pickle, name)[0], pickle._Unpickler.dispatch[getattr(pickle, name)[0]])]
+    }
+
+    def load(self) -> Any:
+        try:
+            return super().load()
+        except EOFError:
+            raise pickle.UnpicklingError("it ends too early") from None
+        except (KeyError, IndexError):  # no such operation, nothing on the stack
+            raise pickle.UnpicklingError("it has what no pickle of arrays has") from None
 
     def find_class(self, module: str, name: str) -> type:
         if (module, name) not in {("numpy", "ndarray"), ("numpy", "dtype"), ("numpy.core.multiarray", "_reconstruct")}:
@@ -109,7 +182,7 @@ def cifar5m(folder: AnyPath) -> Stream:
     """One pass over CIFAR-5m in the order of its files: images (32, 32, 3), ten classes.
 
     Normalised as CIFAR-10 is. Of several parts the last is held out, of a single one its first tenth. Restarting skips whole
-    parts without reading them.
+    parts without reading them. A part is read to its end once, for its checksum, before its first image is given.
 
     Args:
         folder: with cifar5m_part0.npz ... cifar5m_part5.npz, or the first few of them.
@@ -183,6 +256,7 @@ def _size(path: Path) -> int:
 
 def _images(path: Path, first: int) -> Iterator[Batch]:
     """Images and labels `first`, `first` + 1, ... of one part, a block at a time."""
+    verified(path, _arrays)
     with (
         reading(path),
         zipfile.ZipFile(path) as archive,
@@ -200,6 +274,14 @@ def _images(path: Path, first: int) -> Iterator[Batch]:
             yield normalised(images, CIFAR), label_check(path, np.frombuffer(y, label_type), 10)
 
 
+def _arrays(path: Path) -> Iterator[IO[bytes]]:
+    """X and Y of one part, open one after the other."""
+    with zipfile.ZipFile(path) as archive:
+        for name in ("X", "Y"):
+            with archive.open(f"{name}.npy") as file:
+                yield file
+
+
 @contextmanager
 def _member(
     path: Path, archive: zipfile.ZipFile, name: str, shape: tuple[int, ...]
@@ -208,11 +290,12 @@ def _member(
     if f"{name}.npy" not in archive.namelist():
         raise damaged(path, f"it must hold an array {name}, got {', '.join(archive.namelist())}")
     with archive.open(f"{name}.npy") as file:
-        version = np.lib.format.read_magic(file)
-        read = np.lib.format.read_array_header_1_0 if version == (1, 0) else np.lib.format.read_array_header_2_0
-        full, fortran, dtype = read(file)
+        full, fortran, dtype = npy_header(file)
         wanted, fits = ("bytes", dtype == np.uint8) if shape else ("whole numbers", dtype.kind in "iu")
         if fortran or not full or full[1:] != shape or not fits:
             sizes = ", ".join(map(str, shape))
             raise damaged(path, f"{name} must be {wanted} of shape (n, {sizes}), got {dtype} of shape {full}")
+        length, there = math.prod(full) * dtype.itemsize, archive.getinfo(f"{name}.npy").file_size - file.tell()
+        if length != there:
+            raise damaged(path, f"{name} of shape {full} must have {length} bytes, got {there}")
         yield file, full[0], dtype

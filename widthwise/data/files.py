@@ -2,12 +2,20 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Sequence
+import gzip
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from os import PathLike
 from pathlib import Path
+from typing import IO
 
 AnyPath = str | PathLike[str]
+
+AT_A_TIME = 2**20
+"""Bytes that are read at a time."""
+
+_VERIFIED: dict[Path, tuple[int, int, int]] = {}
+"""Files whose checksums were right, as they were then: inode, size, time of the last change."""
 
 
 def existing(path: AnyPath, cure: str) -> Path:
@@ -51,6 +59,35 @@ def reading(path: Path) -> Iterator[None]:
 def damaged(path: Path, why: str) -> DamagedFile:
     """The error, with what is wrong and the cure."""
     return DamagedFile(f"{path} cannot be read: {why}. It may be cut short or damaged: download it again.")
+
+
+Bytes = IO[bytes] | gzip.GzipFile
+
+
+def verified(path: Path, parts: Callable[[Path], Iterable[Bytes]]) -> None:
+    """Read `parts` of a file to their ends, where checksums are compared, unless that was done and the file has not changed.
+
+    To be done before anything of it is handed out: a checksum at the end of gigabytes comes too late for a network that has
+    trained on them.
+
+    Raises:
+        DamagedFile: a checksum is wrong.
+    """
+    now = (found := path.stat()).st_ino, found.st_size, found.st_mtime_ns
+    if _VERIFIED.get(path.absolute()) != now:
+        with reading(path):
+            for part in parts(path):
+                while part.read(AT_A_TIME):
+                    pass
+        _VERIFIED[path.absolute()] = now
+
+
+def read_exactly(file: Bytes, number: int) -> bytearray:
+    """The rest of a file if it has so many bytes; if it has fewer, those; if it has more, one more and no further."""
+    content = bytearray()
+    while block := file.read(min(AT_A_TIME, number + 1 - len(content))):
+        content += block
+    return content
 
 
 def stamp(paths: Iterable[Path]) -> list[list[str | int]]:

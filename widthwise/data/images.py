@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import gzip
 import hashlib
+import math
 import struct
 from pathlib import Path
 from typing import IO, Any
@@ -12,7 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from widthwise import check
-from widthwise.data.files import AnyPath, damaged, existing, reading, stamp
+from widthwise.data.files import AnyPath, damaged, existing, read_exactly, reading, stamp
 from widthwise.data.stream import Rows, Stream, shuffled
 
 Scale = tuple[tuple[float, ...], tuple[float, ...]]
@@ -24,6 +25,12 @@ IMAGENET: Scale = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
 """The same of ImageNet; used for every image folder."""
 
 ENDINGS = {".jpeg", ".jpg", ".png"}
+
+FORMATS = ("BMP", "GIF", "JPEG", "PNG", "WEBP")
+"""What a file of these endings may hold."""
+
+MOST_ZIPPED = 2**30
+"""Bytes that are held in memory of one .gz; MNIST's largest have 47 million."""
 
 
 def normalised(pixels: NDArray[np.uint8], scale: Scale) -> NDArray[np.float32]:
@@ -62,7 +69,8 @@ def mnist(folder: AnyPath, *, seed: int = 0, epochs: int | None = None) -> Strea
 
     Raises:
         FileNotFoundError: a file is missing.
-        ValueError: a wrong magic number, dimensions that are not those of the file, a label that is none.
+        ValueError: a wrong magic number, dimensions that are not those of the file, a label that is none, more than
+            1 GiB in a .gz.
 
     Example:
         >>> try:
@@ -106,13 +114,19 @@ def _idx(folder: Path, name: str) -> tuple[Path, NDArray[np.uint8]]:
         header = file.read(4 * (rank + 1))
         if len(header) < 4 * (rank + 1):
             raise damaged(path, f"its header must have {4 * (rank + 1)} bytes, got {len(header)}")
-        content = np.frombuffer(file.read(), np.uint8) if zipped else np.memmap(path, np.uint8, "r")[len(header) :]
-    magic, *shape = struct.unpack(f">{rank + 1}I", header)
-    if magic != 2048 + rank:
-        raise damaged(path, f"its magic number must be {2048 + rank}, got {magic}")
-    if content.size != np.prod(shape, dtype=object):
-        raise damaged(path, f"its header says {' x '.join(map(str, shape))} bytes, got {content.size}")
-    return path, content.reshape(shape)
+        magic, *shape = struct.unpack(f">{rank + 1}I", header)
+        if magic != 2048 + rank:
+            raise damaged(path, f"its magic number must be {2048 + rank}, got {magic}")
+        says, number = f"its header says {' x '.join(map(str, shape))} bytes", math.prod(shape)
+        if zipped and number > MOST_ZIPPED:
+            raise damaged(path, f"{says}, and {MOST_ZIPPED} are held in memory at most: unpack it, or")
+        if zipped:
+            content = np.frombuffer(read_exactly(file, number), np.uint8)
+        else:
+            content = np.memmap(path, np.uint8, "r")[len(header) :]
+        if content.size != number:
+            raise damaged(path, f"{says}, got {'more' if content.size > number else content.size}")
+        return path, content.reshape(shape)
 
 
 def image_folder(folder: AnyPath, size: int = 224, *, seed: int = 0, epochs: int | None = None) -> Stream:
@@ -129,7 +143,8 @@ def image_folder(folder: AnyPath, size: int = 224, *, seed: int = 0, epochs: int
 
     Raises:
         FileNotFoundError: no folder, or no images in it.
-        ValueError: classes in val that train does not have; when a batch comes to it, a damaged image.
+        ValueError: classes in val that train does not have; when a batch comes to it, an image that is damaged, or larger
+            than Pillow's MAX_IMAGE_PIXELS.
         ImportError: Pillow is missing.
 
     Example:
@@ -164,7 +179,11 @@ def image_folder(folder: AnyPath, size: int = 224, *, seed: int = 0, epochs: int
     number = {name: i for i, name in enumerate(classes)}
 
     def pixels(path: Path) -> NDArray[np.uint8]:
-        with reading(path), Image.open(path) as image:
+        with reading(path), Image.open(path, formats=FORMATS) as image:
+            if image.width * image.height > (Image.MAX_IMAGE_PIXELS or math.inf):
+                raise damaged(
+                    path, f"it has {image.width} x {image.height} pixels, more than Pillow's {Image.MAX_IMAGE_PIXELS}"
+                )
             side = min(image.size)
             left, upper = ((full - side) // 2 for full in image.size)
             square = image.convert("RGB").crop((left, upper, left + side, upper + side))

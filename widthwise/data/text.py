@@ -17,11 +17,14 @@ import numpy as np
 from numpy.typing import NDArray
 
 from widthwise import check
-from widthwise.data.files import AnyPath, damaged, existing, listed, reading, stamp
+from widthwise.data.files import AnyPath, damaged, existing, listed, reading, stamp, verified
 from widthwise.data.stream import Batch, Stream, endless, in_order
 
 BLOCK = 1 << 20
 """Bytes or characters that are in memory at a time while a corpus is read."""
+
+LONGEST = 1 << 23
+"""Bytes or characters of a line at most: of a document of C4, of a line of WikiText."""
 
 SPECIAL = ["<unk>", "<eos>"]
 """The first words of every vocabulary: any other word, and the end of a line."""
@@ -114,7 +117,8 @@ def wikitext(path: AnyPath, *, context: int = 64, tokens: str = "words", max_voc
 def c4(paths: AnyPath | Sequence[AnyPath], *, context: int = 64, num_held_out: int = 1024) -> Stream:
     """One pass over C4's files in order, as bytes: windows of context + 1 bytes, packed across documents.
 
-    A byte 0 ends each document. `start` reads past what came before, at the speed of reading.
+    A byte 0 ends each document. `start` reads past what came before, at the speed of reading. A file is read to its end once,
+    for its checksum, before its first window is given.
 
     Args:
         paths: files c4-train.*.json.gz, one JSON document with "text" per line, in the order to be read.
@@ -123,7 +127,8 @@ def c4(paths: AnyPath | Sequence[AnyPath], *, context: int = 64, num_held_out: i
 
     Raises:
         FileNotFoundError: a file is missing.
-        ValueError: when a batch comes to it, a line that is not such a document, or a file cut short.
+        ValueError: when a batch comes to it, a file cut short or damaged, a line that is not such a document,
+            or longer than 8 MiB.
         EndOfStream: after the last whole batch.
 
     Example:
@@ -140,17 +145,22 @@ def c4(paths: AnyPath | Sequence[AnyPath], *, context: int = 64, num_held_out: i
 
     def blocks(first: int) -> Generator[Batch, None, int]:
         first += num_held_out
-        number = 0
-        rest = b""
+        number = length = 0
+        parts: list[bytes] = []
         for document in _documents(files):
-            rest += document
-            whole = len(rest) // (context + 1)
+            parts.append(document)
+            length += len(document)
+            if length <= context:
+                continue
+            rest = b"".join(parts)
+            whole = length // (context + 1)
             if skip := min(max(first - number, 0), whole):  # windows before the first
                 number, whole, rest = number + skip, whole - skip, rest[skip * (context + 1) :]
             if whole:
                 windows = np.frombuffer(rest, np.uint8, whole * (context + 1)).reshape(whole, context + 1)
                 number, rest = number + whole, rest[whole * (context + 1) :]
                 yield windows[:, :-1], windows[:, 1:]
+            parts, length = [rest], len(rest)
         return max(number - num_held_out, 0)
 
     def held_out(number: int) -> Batch:
@@ -178,16 +188,25 @@ def _rows_of(blocks: Iterable[Batch]) -> Iterator[Batch]:
 
 def _documents(files: list[Path]) -> Iterator[bytes]:
     for path in files:
+        verified(path, _unzipped)
         number = 0
         with reading(path), gzip.open(path, "rb") as lines:
-            for number, line in enumerate(lines, 1):
+            while line := lines.readline(LONGEST + 1):
+                number += 1
+                if len(line) > LONGEST:
+                    raise damaged(path, f"line {number} is longer than {LONGEST} bytes")
                 try:
                     document = json.loads(line)["text"].encode(errors="replace") + b"\0"
-                except (ValueError, TypeError, KeyError, AttributeError) as error:
+                except (ValueError, TypeError, KeyError, AttributeError, RecursionError) as error:
                     raise damaged(path, f'line {number} is not a JSON document with a "text"') from error
                 yield document
         if not number:
             raise damaged(path, "it has no documents")
+
+
+def _unzipped(path: Path) -> Iterator[gzip.GzipFile]:
+    with gzip.open(path, "rb") as file:
+        yield file
 
 
 def _byte_blocks(files: list[Path]) -> Iterator[Tokens]:
@@ -214,7 +233,9 @@ def _utf8(path: Path) -> Iterator[None]:
 
 def _lines(path: Path) -> Iterator[list[str]]:
     with _utf8(path), path.open(encoding="utf-8", newline="\n") as lines:
-        for line in lines:
+        while line := lines.readline(LONGEST + 1):
+            if len(line) > LONGEST:
+                raise ValueError(f"{path} has a line of more than {LONGEST} characters. Break it, or take tokens='bytes'.")
             yield [*line.split(), "<eos>"]
 
 
