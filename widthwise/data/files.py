@@ -47,10 +47,13 @@ class DamagedFile(ValueError):
 
 @contextmanager
 def reading(path: Path) -> Iterator[None]:
-    """Turns any error into a DamagedFile: there is no end to the ways in which a reader fails on a damaged file."""
+    """Turns any error into a DamagedFile: there is no end to the ways in which a reader fails on a damaged file.
+
+    Only want of memory is none of the file's, which is never asked how much to take.
+    """
     try:
         yield
-    except DamagedFile:
+    except (DamagedFile, MemoryError):
         raise
     except Exception as error:
         raise damaged(path, str(error).rstrip(".") or type(error).__name__) from error

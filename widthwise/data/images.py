@@ -15,6 +15,7 @@ from numpy.typing import NDArray
 from widthwise import check
 from widthwise.data.files import AnyPath, damaged, existing, read_exactly, reading, stamp
 from widthwise.data.stream import Rows, Stream, shuffled
+from widthwise.memory import require
 
 Scale = tuple[tuple[float, ...], tuple[float, ...]]
 
@@ -119,8 +120,9 @@ def _idx(folder: Path, name: str) -> tuple[Path, NDArray[np.uint8]]:
             raise damaged(path, f"its magic number must be {2048 + rank}, got {magic}")
         says, number = f"its header says {' x '.join(map(str, shape))} bytes", math.prod(shape)
         if zipped and number > MOST_ZIPPED:
-            raise damaged(path, f"{says}, and {MOST_ZIPPED} are held in memory at most: unpack it, or")
+            raise damaged(path, f"{says}, and {MOST_ZIPPED} are held in memory at most: unpack it")
         if zipped:
+            require(number, f"to hold {path}", "Unpack it: then it is mapped into memory, not held.")
             content = np.frombuffer(read_exactly(file, number), np.uint8)
         else:
             content = np.memmap(path, np.uint8, "r")[len(header) :]
