@@ -23,7 +23,8 @@ class WidthScaling:
         widths: (n,) widths N.
         num_seeds: (n,) networks at each.
         variance, variance_error: (n,) mean over (t, m) of Var f_m(t), unbiased; standard errors from the spread over seeds,
-            of one relative size sqrt(kappa / seeds) at all widths, which few seeds at one width would tell badly.
+            of one relative size sqrt(kappa / seeds) at all widths, which few seeds at one width would tell badly. Infinite
+            where no width has three seeds.
         bias2, bias2_error: (n,) mean over (t, m) of (<f_m(t)> - limit)^2 with the sampling noise taken out (can come out
             below zero where it is not resolved); None without theory.
         variance_fit, bias2_fit: power laws; exponents -1 and -2 are expected at large width. None if not resolved.
@@ -95,8 +96,11 @@ def width_scaling(
     spread = [_spread(nets[N]) for N in widths]
     value = np.array([x.mean() for x in spread])
     relative = np.sqrt(_kappa(spread) / counts)
-    low = np.exp(-(relative**2) / 2)  # so much the logarithm of a noisy number is off
-    fit = fit_power_law(widths, value / low, value / low * relative)
+    if np.isfinite(relative).all():
+        low = np.exp(-(relative**2) / 2)  # so much the logarithm of a noisy number is off
+        fit = fit_power_law(widths, value / low, value / low * relative)
+    else:
+        fit = None
     if theory is None:
         return WidthScaling(widths, counts, value, value * relative, fit)
     rng = np.random.default_rng(seed)
@@ -119,9 +123,13 @@ def _spread(net: Result) -> Float[np.ndarray, "runs"]:
 
 
 def _kappa(squares: list[Float[np.ndarray, "runs"]]) -> float:
-    """Relative variance of the squares, pooled over widths: the law in 1/N has the same at every large width."""
-    spread = [np.sum((x / (x.mean() or 1.0) - 1) ** 2) for x in squares]
-    return float(np.sum(spread) / np.sum([len(x) - 1 for x in squares]))
+    """n times the squared relative error of a variance over n runs, by the jackknife, pooled over widths.
+
+    The law in 1/N has the same at every large width. Two runs are equally far from their mean and know nothing of it.
+    """
+    known = [x for x in squares if len(x) > 2]
+    spread = [np.sum(((len(x) - 1) / (len(x) - 2) * (x / (x.mean() or 1.0) - 1)) ** 2) for x in known]
+    return float(np.sum(spread) / np.sum([len(x) - 1 for x in known])) if known else np.inf
 
 
 def _resampled(result: Result, num: int, rng: np.random.Generator) -> tuple[Float[np.ndarray, "resamples entries"], ...]:
