@@ -21,7 +21,7 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jaxtyping import Array, Float, Key
+from jaxtyping import Array, Float, Int, Key
 
 from finite.networks import build, is_weight
 from widthwise import Adam, GradientDescent, Loss, Parameterization, Problem, Task
@@ -295,6 +295,11 @@ def batches(task: Task | Stream, training: GradientDescent, start: int = 0) -> I
     y = task.y.reshape(task.num_train, -1)[index] + (0.0 if noise is None else noise)
     X = task.X.astype(np.float32)
     return ((X[rows], target.astype(np.float32)) for rows, target in zip(index[start:], y[start:], strict=True))
+
+
+def without_noise(batch: Batch, task: Task, rows: Int[np.ndarray, "batch"]) -> Batch:
+    """The batch of these rows with the targets of the task."""
+    return batch[0], task.y.reshape(task.num_train, -1)[rows].astype(batch[1].dtype)
 
 
 def batch_size(task: Task | Stream, training: GradientDescent) -> int:

@@ -157,7 +157,11 @@ class Run:
         self.t += n
 
     def look(self, batch: Batch) -> dict[str, np.ndarray]:
-        """Record this step."""
+        """Record this step; the loss is that of its batch without label noise."""
+        task = self.problem.task
+        if self.problem.training.label_noise and not isinstance(task, Stream):
+            rows = self.problem.training.batches_of(task.num_train, task.num_outputs).index[self.t]
+            batch = ensemble.without_noise(batch, task, rows)
         measure = partial(observe.measure, self.exact, x=self.x, y=self.y, batch=batch)
         seen = self.of_all(ensemble.at_once(measure, self.states))
         if self.t in self.kernel_steps and self.save:

@@ -147,7 +147,7 @@ def test_variance_and_bias_are_those_of_the_closed_form() -> None:
 
 
 def test_exponent_from_few_and_unequal_seeds() -> None:
-    """64 networks of the narrowest, 4 of the widest: the exponent is unbiased, and its error what it scatters by, or little less.
+    """64 networks of the narrowest, 4 of the widest: the exponent is unbiased, its error what it scatters by, or little less.
 
     Of 1000 repetitions the mean of z is known to 0.03 and its variance to 0.05. Variances of four networks are far from normal:
     without what their logarithms are off by, the mean of z is -0.2.

@@ -13,7 +13,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy.special import log_softmax, xlogy
 
-from widthwise import MLP, GradientDescent, Parameterization, Problem, Task, schedules, tasks
+import dmft
+import finite
+from widthwise import MLP, GradientDescent, Parameterization, Problem, ResidualMLP, Task, schedules, tasks
 from widthwise.curvature import eigenvalues, sharpness
 from widthwise.loss import as_loss
 from widthwise.training import move
@@ -79,6 +81,36 @@ def test_label_noise_is_part_of_the_data() -> None:
     np.testing.assert_array_equal(training.batches_of(4, 3).noise, noise)
     other = GradientDescent(0.1, 2000, batch_size=2, label_noise=0.5, data_seed=1).batches_of(4, 3).noise
     assert not np.array_equal(other, noise)
+
+
+CLEAN: dict[str, tuple[Any, float, Any]] = {  # who trains, how near its loss is, and at what
+    "networks": (MLP(1, "tanh"), 1e-6, lambda p: finite.train(p, width=16, num_seeds=2, progress=False)),
+    "residual networks": (
+        ResidualMLP(1, "tanh"),
+        1e-5,
+        lambda p: finite.train(p, width=16, num_seeds=2, record=range(4), num_probes=12, progress=False),
+    ),
+    "march": (MLP(2, "tanh"), 1e-6, lambda p: dmft.solve(p, dmft.March(256, 2, tol=1e-8), progress=False)),
+    "particles": (MLP(1, "tanh"), 1e-12, lambda p: dmft.solve(p, dmft.TwoLayer(256, num_replicas=2), progress=False)),
+    "lazy": (MLP(1, "tanh"), 1e-12, lambda p: dmft.solve(p.replace(gamma0=1e-9), dmft.Lazy(), progress=False)),
+}
+
+
+@pytest.mark.parametrize("who", CLEAN)
+def test_loss_of_a_batch_knows_no_label_noise(who: str) -> None:
+    """Online, the loss is that of the batch's targets and of the outputs, which are watched as test points too."""
+    architecture, tolerance, run = CLEAN[who]
+    one = tasks.sphere(12, input_dim=5, seed=3)
+    task = Task(one.X, one.y, one.X, one.y)
+    training = GradientDescent(0.3, 3, batch_size=3, sampling="online", label_noise=0.7)
+    result = run(Problem(architecture, Parameterization(), task, training))
+    index, noise = training.batches_of(12, 1)
+    assert noise is not None
+    f, loss = (getattr(result.samples if result.trajectory.n else result.mean, name) for name in ("f", "loss"))
+    f, loss = np.reshape(f, (-1, 4, f.shape[-1])), np.reshape(loss, (-1, 4))
+    off = np.take_along_axis(f, index[None], axis=2) - task.y[index]
+    np.testing.assert_allclose(loss, (off**2).mean(-1) / 2, atol=tolerance)
+    assert np.abs(loss - ((off - noise[..., 0]) ** 2).mean(-1) / 2).max() > 0.1  # negative twin
 
 
 # --- streams ---------------------------------------------------------------------------------------------------------------
