@@ -228,6 +228,19 @@ def test_what_is_saved():
     assert mean["sharpness"][1] > 1.01 * mean["sharpness"][0]
 
 
+def test_sharpness_is_that_of_the_state():
+    """With the logistic loss its Hessian s(f) (1 - s(f)) moves with f: that of every state, not of the one before (twin)."""
+    task = Task(TASK.X, np.sign(TASK.y))
+    problem = make(2, 1.5, task, 0.5, 6).replace(loss="logistic")
+    kept = np.arange(7)
+    mean = DeepLinear().run(problem, seed=0, kernel_steps=kept, progress=False, save=("NTK", "sharpness")).trajectory.mean
+    s = 1 / (1 + np.exp(-mean.f))
+    expected = [np.linalg.eigvals(K * (s_t * (1 - s_t)) / 3).real.max() for K, s_t in zip(mean["NTK"], s, strict=True)]
+    early = [np.linalg.eigvals(K * (s_t * (1 - s_t)) / 3).real.max() for K, s_t in zip(mean["NTK"][1:], s, strict=False)]
+    np.testing.assert_allclose(mean["sharpness"], expected, rtol=1e-10)
+    assert not np.allclose(mean["sharpness"][1:], early, rtol=1e-3)
+
+
 def test_memory_is_asked_for_first(monkeypatch):
     monkeypatch.setattr(memory, "available_bytes", lambda: 1000)
     with pytest.raises(MemoryError, match="March"):

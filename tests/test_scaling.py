@@ -399,6 +399,9 @@ def test_frontier() -> None:
     assert close(np.polyfit(np.log(C), np.log(best.num_features), 1)[0], 1 / 2.25, 0.05)
     four = scaling.frontier(spectrum, C, k, num_members=4)
     assert (four.test > best.test).all()  # ensembles are not the best use of compute
+    assert close(4 * four.num_features * four.times, C, 1e-12)  # four members share the budget
+    members = [scaling.flow(spectrum, [four.times[i]], four.num_features[i]).ensemble(4)[0] for i in (0, 8)]
+    assert close(four.test[[0, 8]], members, 1e-3)
     assert not scaling.frontier(spectrum, C, k[:8]).inside.any()
     assert "edge of k" in str(scaling.frontier(spectrum, C, k[:8]))
 

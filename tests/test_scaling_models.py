@@ -108,6 +108,14 @@ def test_spectrum_of_exact_moments(spectrum: Spectrum) -> None:
     assert abs(wrong.lam[0] / spectrum.lam[0] - 1) > 0.05
 
 
+def test_moments_are_fitted_within_their_errors() -> None:
+    """No spectrum has m = (1, 1, 4), as m_3 <= m_1 m_2 max lam = 1: it has those moments that are known well."""
+    first = scaling.spectrum_of_moments([1.0, 1.0, 4.0], error=[1e-3, 1e-3, 1.0])
+    last = scaling.spectrum_of_moments([1.0, 1.0, 4.0], error=[1.0, 1.0, 1e-3])
+    assert first.trace == pytest.approx(1.0, abs=0.01)
+    assert float(last.multiplicity @ last.lam**3) == pytest.approx(4.0, abs=0.01)
+
+
 def test_spectrum_of_a_sample() -> None:
     """Effective dimension of Gaussian features from 60 x 80 of them: unbiased to 10%, the plug-in's is wrong by half."""
     spectrum = Spectrum.power_law(2.0, 1.2, 500)
@@ -236,6 +244,34 @@ def test_ends_of_the_family() -> None:
     ):
         with pytest.raises(ValueError, match="richness"):
             call()
+
+
+def test_changes_are_passed_on_from_below() -> None:
+    """Standard parameterization, three hidden ReLU layers, one step of rate 1 up the output: |dh_3| ~ N^(3/2), as the step of W^3
+    meets what layer 2 moved; its own step alone would give N (twin). Widths 256 ... 1024, slope to 0.2 (0.04 by chance)."""
+    rng, D, widths = np.random.default_rng(4), 16, np.array([256, 512, 1024])
+    moves = []
+    for N in widths:
+        sizes = []
+        for _ in range(8 * 1024 // N):
+            x = rng.normal(size=D)
+            W = [(2 / n) ** 0.5 * rng.normal(size=(N, n)) for n in (D, N, N)]
+            before = [x * (D / (x @ x)) ** 0.5]
+            for A in W:
+                before.append(np.maximum(A @ before[-1], 0.0))
+            g = rng.normal(size=N) / N**0.5 * (before[-1] > 0)
+            after, steps = before[0], []
+            for l in (2, 1, 0):
+                steps.insert(0, (g, before[l]))
+                g = (W[l].T @ g) * (before[l] > 0)
+            for A, (g_l, phi) in zip(W, steps, strict=True):
+                field = A @ after + g_l * (phi @ after)
+                after = np.maximum(field, 0.0)
+            sizes.append(np.log(np.linalg.norm(field - W[2] @ before[2])))
+        moves.append(np.mean(sizes))
+    slope = np.polyfit(np.log(widths), moves, 1)[0]
+    assert abs(slope - scaling.update_sizes("standard", hidden_layers=3).hidden[2]) < 0.2, slope
+    assert abs(slope - 1.0) > 0.3
 
 
 @given(st.floats(0, 0.5), st.integers(1, 6), st.sampled_from(["mean_field", "mup"]))
@@ -645,6 +681,15 @@ def test_heterophilous_graphs_gain_from_soft_kernels() -> None:
 
 
 # --- critical batch size ---------------------------------------------------------------------------------------------------
+
+
+def test_what_the_spectrum_left_out_is_noise_of_sgd() -> None:
+    """A rest of power r is noise of variance r that stays in the loss. By hand: 1 - 2/2 + 2/4 + (1 + r)/4, and r more."""
+    spectra = Spectrum([1.0, 0.3], [1.0, 0.5], rest_power=0.5), Spectrum([1.0, 0.3], [1.0, 0.5])
+    risk, noisy = (scaling.sgd_risk(s, [0.3], 2, 30, noise=n) for s, n in zip(spectra, (0.0, 0.5**0.5), strict=True))
+    np.testing.assert_allclose(risk, noisy + 0.5, rtol=1e-12)
+    one = scaling.sgd_risk(Spectrum([1.0], [1.0], rest_power=0.5), [0.5], 1, 1)
+    np.testing.assert_allclose(one, [[1.5, 0.5 + 3 / 8 + 0.5]])
 
 
 @pytest.mark.parametrize("batch", [1, 4])

@@ -299,6 +299,12 @@ def test_relu_kernels_are_arc_cosine_kernels() -> None:
     two = k1 / 4 + (k0 / 2) * (kappa1 / 2 + (kappa0 / 2) * t)
     assert np.allclose(spectra.ntk(MLP(2, "relu"))(t), two, atol=1e-6)
     assert not np.allclose(spectra.ntk(MLP(2, "relu"))(t), two * 1.01, atol=1e-4)
+    b2 = 0.5**2  # biases: fields of variance 1 + b^2, and b^2 more in every kernel
+    angle = np.arccos(np.clip((t + b2) / (1 + b2), -1, 1))
+    kappa0, kappa1 = (np.pi - angle) / np.pi, (np.sin(angle) + (np.pi - angle) * np.cos(angle)) / np.pi
+    Phi = (1 + b2) * kappa1 / 2
+    assert np.allclose(spectra.ntk(MLP(1, "relu", bias=0.5), "nngp")(t), Phi + b2, atol=1e-7)
+    assert np.allclose(spectra.ntk(MLP(1, "relu", bias=0.5))(t), (t + b2) * kappa0 / 2 + Phi + b2, atol=1e-6)
 
 
 @pytest.mark.parametrize("D", [3, 10])
@@ -404,6 +410,21 @@ def test_kernels_that_move_make_the_loss() -> None:
         assert close(found.rate[0], speed, 2 * eta0 * found.rate[0])  # loss' = -2 rate loss, to first order in the rate
     assert gaps[1] < 0.65 * gaps[0]
     assert gaps[1] < 0.1 * frozen[1]
+
+
+def test_moving_loss_on_test_points() -> None:
+    """The test loss of the same integration, against the targets there: 1 % at this rate; that of f alone is another (twin)."""
+    problem = Problem(MLP(2, "linear"), Parameterization(gamma0=1.0), TASK, GradientDescent(0.05, 40))
+    theory = dmft.solve(problem, save_kernels=range(0, 41, 4), save=["NTK"])
+    found = spectra.moving_loss(theory)
+    assert close(found.test_loss, theory.mean.test_loss, 0.01)
+    assert not close((found.f[:, TASK.num_train :] ** 2).mean(1) / 2, theory.mean.test_loss, 0.3)
+
+
+def test_what_is_left_out_of_a_spectrum_is_not_learned() -> None:
+    """One mode that is learned, of power 1, beside a rest of power 1/2: the loss goes from 3/4 to 1/4."""
+    loss = spectra.static_training(Spectrum([1.0], [1.0], rest_power=0.5), GradientDescent(0.5, 40)).loss
+    assert close(loss[[0, 1, -1]], [0.75, 0.375, 0.25], 1e-9)
 
 
 def test_flow_with_moving_kernels() -> None:

@@ -173,8 +173,13 @@ def test_schedules(T: int, n: int, final: float) -> None:
         assert (np.diff(factors[n:]) <= 1e-15).all()
         GradientDescent(0.1, T, schedule=factors)
     np.testing.assert_array_equal(schedules.warmup(T, n), np.minimum(np.arange(1, T + 1) / max(n, 1), 1))
+    left = [final + (1 - final) * np.array([np.cos(np.pi * x / 2) ** 2, 1 - x]) for x in (np.arange(n, T) - n) / max(T - n, 1)]
+    for make, expected in zip((schedules.cosine, schedules.linear), np.reshape(left, (-1, 2)).T, strict=True):
+        np.testing.assert_allclose(make(T, warmup_steps=n, final=final)[n:], expected, atol=1e-12)  # over the steps after it
     stepped = schedules.steps(T, at=[n], factor=0.5)
     np.testing.assert_array_equal(stepped, np.where(np.arange(T) < n, 1.0, 0.5))
+    thrice = schedules.steps(T, at=[n, n + 3, n + 3], factor=0.5)
+    np.testing.assert_array_equal(thrice, [1.0 if t < n else 0.5 if t < n + 3 else 0.125 for t in range(T)])
 
 
 def test_schedules_as_functions_and_rates() -> None:
