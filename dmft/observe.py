@@ -40,6 +40,7 @@ class Fields(NamedTuple):
             others in every replica: the mean of g g over them is on average that over outputs.
         row_u, row_r: coordinates (R, M, K) of u^l and (R, M n, K) of r^l.
         phi_eps, g_eps: <phi(h^l) eps_r^l> (R, M, K) and <g^l eps_u^l> (R, M n, K).
+        change: (R, L) root mean square over paths and points of h^l(t) - h^l(0), zero where the start is not known.
     """
 
     h: Layers
@@ -50,15 +51,23 @@ class Fields(NamedTuple):
     row_r: Layers
     phi_eps: Layers
     g_eps: Layers
+    change: Float[Array, "R layers"]
+
+
+class Start(NamedTuple):
+    """h^l and the coordinates of u^l at the first step, as in `Fields`."""
+
+    h: Layers
+    row_u: Layers
 
 
 @partial(jax.jit, static_argnames=("form", "num_gradients"), donate_argnames="state")
-def fields(form: Form, physics: Physics, state: State, num_gradients: int) -> tuple[State, Fields]:
+def fields(form: Form, physics: Physics, state: State, num_gradients: int, start: Start | None = None) -> tuple[State, Fields]:
     """The fields at this step, and the state that knows the functions which they brought."""
-    return jax.vmap(partial(_fields, form, physics, num_gradients), axis_name=REPLICAS)(state)
+    return jax.vmap(partial(_fields, form, physics, num_gradients), axis_name=REPLICAS)(state, start)
 
 
-def _fields(form: Form, physics: Physics, n: int, state: State) -> tuple[State, Fields]:
+def _fields(form: Form, physics: Physics, n: int, state: State, start: Start | None) -> tuple[State, Fields]:
     M, C = len(physics.watched), len(state.beta)
     omega = jnp.eye(C)
     if n < C:
@@ -75,7 +84,30 @@ def _fields(form: Form, physics: Physics, n: int, state: State) -> tuple[State, 
         {l: basis._replace(live=old[l].live) for l, basis in new.items()}  # nobody is driven by being looked at
         for new, old in ((seen.b, state.b), (back.a, state.a))
     )
-    return state._replace(b=b, a=a), Fields(seen.h, seen.phi, back.z, back.g, seen.row_u, back.row_r, phi_eps, g_eps)
+    change = jnp.zeros(form.L) if start is None else _change(form, state, start, seen)
+    return state._replace(b=b, a=a), Fields(seen.h, seen.phi, back.z, back.g, seen.row_u, back.row_r, phi_eps, g_eps, change)
+
+
+def _change(form: Form, state: State, start: Start, seen: site.Forward) -> Float[Array, "layers"]:
+    """Root mean square of h^l(t) - h^l(0), to the relative accuracy of tol however small it is.
+
+    Rows leave out functions of mean square tol <phi^2>, which may be most of a change. So to the difference of the fields as
+    they stand comes the image of what the difference of the rows misses of the change of phi,
+
+        missing = alpha (phi(t) - row(t) . b) - (phi(0) - row(0) . b)
+
+    under the initial weights: known for the part of it along b, and noise of its own, of known variance, for the rest.
+    """
+    change = {1: seen.h[1] - start.h[1]}
+    for l in range(2, form.L + 1):
+        b, h = seen.b[l - 1].e, start.h[l - 1]
+        first = jnp.pad(start.row_u[l], ((0, 0), (0, b.shape[1] - start.row_u[l].shape[1])))
+        now = (form.act.phi(h + change[l - 1]) - b @ seen.row_u[l].T) * state.alpha[l - 1].astype(b.dtype)
+        missing = now - (form.act.phi(h) - b @ first.T)
+        row = site.average(missing, b)
+        rest = jnp.maximum(jnp.mean(missing**2, axis=0) - jnp.sum(row**2, axis=1), 0.0)
+        change[l] = seen.h[l] - start.h[l] + state.eps_u[l] @ row.T + state.xi[l][:, None] * jnp.sqrt(rest)
+    return jnp.stack([jnp.sqrt(jnp.mean(x.astype(float) ** 2)) for _, x in sorted(change.items())])
 
 
 def outputs_kernel(kept: list[Fields], C: int) -> Float[np.ndarray, "R kept L M C M C"]:
@@ -89,7 +121,6 @@ def saved(
     problem: Problem,
     f: Float[np.ndarray, "R states points outputs"],
     kept: list[Fields],
-    h0: Layers,
     kernel_steps: Int[np.ndarray, "kept"],
     save: tuple[str, ...],
 ) -> tuple[np.ndarray, np.ndarray, dict[str, np.ndarray]]:
@@ -98,7 +129,6 @@ def saved(
     Args:
         f: outputs of every replica.
         kept: fields at the kept steps that were reached.
-        h0: h^l at the first step, where update_size is to be saved.
     """
     training, (R, _, M, C) = problem.training, f.shape
     n = num_gradients(M, C, save)
@@ -147,15 +177,11 @@ def saved(
             kernel += rates[L] * np.einsum("rkmn,cd->rkmcnd", Phi_all[:, :, -1], np.eye(C))
         return curvature.sharpness(problem, kernel, f[:, kernel_steps])
 
-    def update_size() -> np.ndarray:
-        sizes = [[np.sqrt(host(jnp.mean((x.h[l] - h0[l]).astype(float) ** 2, axis=(1, 2)))) for l in layers] for x in kept]
-        return full(np.moveaxis(np.array(sizes), 2, 0))
-
     ways = {
         "NTK": lambda: trajectory.tangent_kernel(problem.Phi0, rates, bias),
         "eigenvalues": lambda: curvature.eigenvalues(problem, trajectory.tangent_kernel(problem.Phi0, rates, bias)),
         "sharpness": sharpness_of,
-        "update_size": update_size,
+        "update_size": lambda: full(np.stack([host(x.change) for x in kept], axis=1) if kept else np.zeros((R, 0, L))),
         "phi_r": lambda: two_times([x.phi_eps for x in kept], [first(x.row_r, 1) for x in kept], contract, layers[:-1]),
         "g_u": lambda: two_times([first(x.g_eps, 1) for x in kept], [x.row_u for x in kept], contract, layers[1:]),
         "h": lambda: per_layer([x.h for x in kept]),

@@ -168,7 +168,7 @@ class Run:
         self.f = np.full((method.num_replicas, T + 1, M, C), np.nan)
         self.batch_loss = np.full((method.num_replicas, T + 1), np.nan)
         self.kept: list[observe.Fields] = []
-        self.h0: Layers = {}
+        self.first: observe.Start | None = None  # where update_size is to be saved
         self.K0 = np.zeros(0)  # sampled tangent kernels, for the control variate
         self.reached = np.zeros(method.num_replicas, int)  # the step that each replica is at
         self.looked_at = sorted({*kernel_steps.tolist()} | ({0} if "update_size" in save else set()))
@@ -243,9 +243,9 @@ class Run:
         """Fields at step t, for the kernels and whatever else is to be saved."""
         M, n = len(self.physics.watched), self.num_gradients
         self.make_room(M, M * n, full=True)
-        self.state, fields = observe.fields(self.form, self.look(), self.state, n)
-        if t == 0:
-            self.h0 = fields.h
+        self.state, fields = observe.fields(self.form, self.look(), self.state, n, self.first)
+        if t == 0 and "update_size" in self.save:
+            self.first = observe.Start(fields.h, fields.row_u)
         if t in self.kernel_steps:
             self.kept.append(fields)
 
@@ -362,7 +362,7 @@ class Run:
             "state": self.state,
             "record": [self.reached, self.f, self.batch_loss],
             "kept": self.kept,
-            "h0": self.h0,
+            "first": self.first,
             "K0": self.K0,
         }
         return jax.tree.map(host, everything)
@@ -379,7 +379,7 @@ class Run:
         one = jax.eval_shape(look, self.look(), template)[1]
         kept, each = leaves.get("kept", []), len(jax.tree.leaves(one))
         self.kept = [checkpoint.like(one, kept[i : i + each]) for i in range(0, len(kept), each)]
-        self.h0 = checkpoint.like(one.h, leaves["h0"]) if "h0" in leaves else {}  # fields of step 0, if it was looked at
+        self.first = checkpoint.like(observe.Start(one.h, one.row_u), leaves["first"]) if "first" in leaves else None
         (self.K0,) = leaves["K0"]
 
     def too_few_paths(self, most: int, seconds: float = 0.0) -> NoReturn:
@@ -422,7 +422,7 @@ class Run:
     def solution(self, seconds: float) -> Solution:
         if self.controlled:
             self.f = control.corrected(self.problem, self.f, self.K0)
-        Phi, G, more = observe.saved(self.problem, self.f, self.kept, self.h0, self.kernel_steps, self.save)
+        Phi, G, more = observe.saved(self.problem, self.f, self.kept, self.kernel_steps, self.save)
         batch_loss = self.batch_loss if self.form.online else None
         trajectory = trajectory_of(self.problem, self.f, self.kernel_steps, Phi, G, batch_loss, more)
         estimate = Estimate.of(trajectory)

@@ -17,7 +17,6 @@ import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-import dmft
 import finite
 from dmft import scaling
 from paper_figures import runs
@@ -84,7 +83,7 @@ def compute(quick: bool = False) -> Data:
         for r in RICHNESS:
             problem = one_step(Parameterization.of_richness(r, N))
             steps[r] |= runs.networks(problem, {N: max(32, total // N)}, progress=False, **one)
-            limits[r][N] = runs.limit(problem, dmft.March(tol=1e-8), progress=False, **one)
+            limits[r][N] = runs.limit(problem, progress=False, **one)
     task, training = tasks.sphere(6, input_dim=16), GradientDescent(0.6, 10)
     forms: dict[float, dict[str, Result]] = {}
     for r in RICHNESS:
