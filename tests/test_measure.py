@@ -13,8 +13,20 @@ import pytest
 
 import compare
 from compare.significance import intercept_weights
-from tests.test_compare import closed_form, two_layer, two_layer_limit
-from widthwise import MLP, Estimate, GradientDescent, Parameterization, Problem, Result, Status, Task, Trajectory, data
+from tests.test_compare import as_often_as_stated, closed_form, two_layer, two_layer_limit
+from widthwise import (
+    MLP,
+    Estimate,
+    Fluctuations,
+    GradientDescent,
+    Parameterization,
+    Problem,
+    Result,
+    Status,
+    Task,
+    Trajectory,
+    data,
+)
 
 mpl.use("Agg")
 
@@ -447,6 +459,31 @@ def test_extrapolation_says_what_it_does_not_know() -> None:
         compare.richardson({8: curved(rng, 8, 1, 0), 16: curved(rng, 16, 8, 0)})
     with pytest.raises(KeyError, match="g"):
         two["g"]
+
+
+# --- variance and bias against the 1/N theory ------------------------------------------------------------------------------
+
+
+def predicted(bias: float = 1.0, variance: float = 1.0) -> Fluctuations:
+    """N Var f and N bias f of `nets`, exactly."""
+    limit, N_var, N_bias = (result(f, exact=True) for f in (LIMIT, variance * np.tile(S[:, None], (1, POINTS)), bias * BIAS))
+    return Fluctuations(limit, N_var, N_bias, {})
+
+
+def test_deviations_of_known_networks() -> None:
+    """Variance S / N and bias BIAS / N: p-values as often as stated; 1.3 times the one or the other is seen."""
+
+    def once(rng: np.random.Generator) -> list[float]:
+        widths = {N: nets(rng, N, 256, bias=40) for N in (8, 16, 32)}
+        found = compare.deviations(predicted(bias=40), widths)
+        assert [s.name for s in found.statistics] == ["N Var f early", "N Var f late", "N bias f early", "N bias f late"]
+        others = [compare.deviations(predicted(40 * b, v), widths).p_value for b, v in ((1.3, 1.0), (1.0, 1.3))]
+        return [*(s.p_value for s in found.statistics), *others]
+
+    found = many(once, 200, 26)
+    assert as_often_as_stated(found[:, :4].ravel(), 0.3)  # squares of normal numbers are not normal
+    assert (found[:, 4] < 0.01).mean() > 0.95
+    assert (found[:, 5] < 0.01).mean() > 0.5
 
 
 # --- regimes ---------------------------------------------------------------------------------------------------------------

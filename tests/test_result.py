@@ -484,6 +484,34 @@ def test_what_has_no_samples_says_why(tmp_path: Path) -> None:
     assert result.samples is result.trajectory.samples
 
 
+def test_standard_error_of_runs() -> None:
+    """1, 2, 4, 5: mean 3, variance 10 / 3 with n - 1, standard error sqrt(10 / 12); of one run nothing is known."""
+    f = np.array([1.0, 2.0, 4.0, 5.0])[:, None, None]
+    runs = Estimate.of(Trajectory(np.arange(1), f, f[..., 0], None, np.arange(0)))
+    assert (runs.mean.f.item(), runs.n) == (3.0, 4)
+    assert runs.sem.f.item() == pytest.approx(np.sqrt(10 / 12), rel=1e-14)
+    alone = Estimate.of(Trajectory(np.arange(1), f[:1], f[:1, :, 0], None, np.arange(0)))
+    assert np.isinf(alone.sem.f).all()
+
+
+@pytest.mark.parametrize("rates", [None, [0.5, 2.0, 3.0]])
+def test_tangent_kernel_term_by_term(rates: list[float] | None) -> None:
+    """Against the sum written out, with runs in front, on kernels without any symmetry."""
+    rng, (L, K, M), bias = np.random.default_rng(0), (2, 3, 4), 0.7
+    Phi, G = rng.standard_normal((2, 5, L, K, M, K, M))
+    Phi0 = rng.standard_normal((M, M))
+    f = np.zeros((5, 1, M))
+    trajectory = Trajectory(np.arange(1), f, f[..., 0], None, np.arange(K), Phi, G)
+    found = trajectory.tangent_kernel(Phi0, rates, bias)
+    assert found.shape == (5, K, M, M)
+    r = [1.0] * 3 if rates is None else rates
+    for k in range(K):
+        first = r[0] * G[:, 0, k, :, k] * Phi0
+        second = r[1] * G[:, 1, k, :, k] * (Phi[:, 0, k, :, k] + bias**2)
+        np.testing.assert_allclose(found[:, k], first + second + r[2] * (Phi[:, 1, k, :, k] + bias**2), rtol=1e-12)
+        np.testing.assert_array_equal(trajectory.equal_time("Phi")[:, :, k], Phi[:, :, k, :, k])
+
+
 def test_one_run_has_an_infinite_error() -> None:
     one = a_result(n=1)
     assert np.isinf(one.sem.f).all()
