@@ -29,7 +29,8 @@ def plain_march(problem: Problem, num_paths: int, seed: int, *, drop_A: bool = F
         drop_A, drop_B: leave these responses out (for tests that must fail then).
 
     Returns:
-        f (T+1, M); Phi and G, lists over l = 1 ... L of (T+1, M, T+1, M).
+        f (T+1, M); Phi and G, lists over l = 1 ... L of (T+1, M, T+1, M); phi_r = <phi(h^l) r^l>, l = 1 ... L - 1, and
+        g_u = <g^l u^l>, l = 2 ... L, the averages that responses make.
     """
     with float64():
         return _plain_march(problem, num_paths, seed, drop_A, drop_B)
@@ -95,7 +96,13 @@ def _plain_march(problem: Problem, S: int, seed: int, drop_A: bool, drop_B: bool
 
     grid = (T1, M, T1, M)
     layers = range(1, L + 1)
-    return {"f": f, "Phi": [Phi[l].reshape(grid) for l in layers], "G": [G[l].reshape(grid) for l in layers]}
+    return {
+        "f": f,
+        "Phi": [Phi[l].reshape(grid) for l in layers],
+        "G": [G[l].reshape(grid) for l in layers],
+        "phi_r": [(A[l] @ G[l + 1]).reshape(grid) for l in range(1, L)],  # Stein: the same with less noise
+        "g_u": [(B[l - 1] @ Phi[l - 1]).reshape(grid) for l in range(2, L + 1)],
+    }
 
 
 def _next(kernel: np.ndarray, x: np.ndarray, eps: np.ndarray, past: slice, now: slice) -> np.ndarray:

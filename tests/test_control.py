@@ -39,7 +39,8 @@ def test_control_variate(activation: str, gamma0: float, gain: float) -> None:
     p = twins(gamma0).replace(architecture=MLP(2, activation))
     many = solve(p, March(4096, 16), seed=99, save_kernels=[])
     with_it, without = (
-        [solve(p, March(256, 8, control_variate=on), seed=s, save_kernels=[]) for s in range(12)] for on in (True, False)
+        [solve(p, March(256, 8, control_variate=on), seed=s, save_kernels=[]) for s in range(num)]
+        for on, num in ((True, 40), (False, 8))
     )
 
     def error(runs: list[Result]) -> float:
@@ -48,8 +49,8 @@ def test_control_variate(activation: str, gamma0: float, gain: float) -> None:
     bar = rms([r.sem.f for r in with_it])
     assert error(without) > gain * error(with_it)
     assert rms([r.sem.f for r in without]) > gain * bar
-    assert 0.75 < error(with_it) / bar < 1.4
-    noise = np.hypot(bar / np.sqrt(12), rms([many.sem.f]))
+    assert 0.8 < error(with_it) / bar < 1.25  # forty seeds of two or three independent numbers know it to 7 %
+    noise = np.hypot(bar / np.sqrt(40), rms([many.sem.f]))
     assert rms([np.mean([r.mean.f - many.mean.f for r in with_it], axis=0)]) < 4 * noise  # with a bias of order 1/S
 
 
