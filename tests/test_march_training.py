@@ -100,6 +100,46 @@ def test_other_training_is_rejected(mistake: str) -> None:
     assert not verdict, f"\n{verdict}"
 
 
+def diffusion(problem: Problem, heat: float = 2.0) -> list[np.ndarray]:
+    """(T+1, T+1) <W(t) W(s)> / <W(0)^2> of the weights of every layer where there are no gradients, in closed form:
+
+    W(t+1) = (1 - lambda eta_l) W(t) + sqrt(2 temperature eta_l) xi(t)
+    """
+    training, out = problem.training, []
+    for eta in training.eta(problem.architecture.depth).T:
+        a, V = 1 - training.weight_decay * eta, [1.0]
+        for t in range(len(eta)):
+            V.append(a[t] ** 2 * V[-1] + heat * training.temperature * eta[t])
+        both = [(min(t, s), max(t, s)) for t in range(len(V)) for s in range(len(V))]
+        out.append(np.reshape([V[i] * np.prod(a[i:j]) for i, j in both], (len(V), len(V))))
+    return out
+
+
+def test_langevin_noise_without_gradients_is_diffusion() -> None:
+    """Targets of zero and linear layers: Phi^l = C_0 ... C_{l-1} Phi^0, G^l = C_l ... C_L with every layer's own diffusion."""
+    task = Task(TASK.X, np.zeros(4), TASK.X_test)
+    p = problem_of(2, "linear", task, eta0=0.3, temperature=0.3, weight_decay=0.3, layer_rates=[0.5, 1, 2], num_steps=5)
+    theory = solve(p, March(1024), save_kernels=range(6))
+    assert np.abs(theory.mean.f).max() < 1e-12
+
+    def off(C: list[np.ndarray]) -> float:
+        """The largest distance of the size of a kernel, in errors; each is known to 4 % or better."""
+        z, one = [], np.ones_like(p.Phi0)
+        for name, layers in (("Phi", [(C[0], p.Phi0), (C[0] * C[1], p.Phi0)]), ("G", [(C[1] * C[2], one), (C[2], one)])):
+            for runs, (times, points) in zip(np.moveaxis(getattr(theory.samples, name), 1, 0), layers, strict=True):
+                d = np.einsum("ts,mn->tmsn", times, points)
+                size = np.array([np.sum(run * d) / np.sum(d**2) for run in runs])
+                error = size.std(ddof=1) / np.sqrt(len(size))
+                assert error < 0.04
+                z.append((size.mean() - 1) / error)
+        return float(np.abs(z).max())
+
+    C = diffusion(p)
+    assert off(C) < 5.5  # the largest of four with seven degrees of freedom: one in two hundred
+    assert off(diffusion(p, heat=1.0)) > 7  # negative twins: half the heat; layers exchanged
+    assert off(C[::-1]) > 7
+
+
 def test_frozen_input_weights_keep_their_features() -> None:
     """Phi^1 stands still when W^0 does, and moves otherwise."""
     still, moving = solve(CASES["frozen"]), solve(CASES["frozen"].replace(layer_rates=None))

@@ -169,7 +169,7 @@ def test_error_bars() -> None:
     ],
 )
 def test_verdicts(moved: float, scatter: float, verdict: str) -> None:
-    """Optima that are 2 `moved` steps apart, with errors of the ends of sqrt(2 / 3) scatter / 0.5 steps together (bootstrap)."""
+    """Optima that are 2 `moved` steps apart, with errors of the ends of sqrt(2 / 3) scatter / 0.5 steps (bootstrap)."""
     where = np.array([0.0, 0.0, 0.0, moved])[:, None] + scatter * np.array([1, -1, 1, -1])
     result = made(where)
     steps, error = result.moved
