@@ -15,6 +15,7 @@ import numpy as np
 from jaxtyping import Float
 
 from widthwise import Parameterization, check
+from widthwise.checked import Numbers, checked
 
 
 @dataclass(frozen=True)
@@ -32,9 +33,10 @@ class BranchingSamples:
     others: Float[np.ndarray, "samples M"] | None = None
 
 
+@checked
 def sample_branching(
-    features: Any,
-    y: Any,
+    features: Numbers,
+    y: Numbers,
     neurons: int,
     *,
     samples: int = 1000,
@@ -42,7 +44,7 @@ def sample_branching(
     variance: float = 1.0,
     noise: float = 0.1,
     seed: int = 0,
-    others: Any = None,
+    others: Numbers = None,
 ) -> BranchingSamples:
     """Gibbs sampling of readouts and hidden weights in turn (equations above).
 

@@ -22,6 +22,7 @@ import numpy as np
 from jaxtyping import Float
 
 from widthwise import check
+from widthwise.checked import Numbers, checked
 
 JITTER = 1e-6
 """Added to the diagonal of every kernel, times its mean."""
@@ -40,10 +41,11 @@ class GraphSamples:
     means: Float[np.ndarray, "samples n"]
 
 
+@checked
 def sample_graph_process(
-    features: Any,
-    adjacency: Any,
-    y: Any,
+    features: Numbers,
+    adjacency: Numbers,
+    y: Numbers,
     labelled: Any,
     width: int,
     *,

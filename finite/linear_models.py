@@ -12,12 +12,12 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass, fields
-from typing import Any
 
 import numpy as np
 from jaxtyping import Float
 
 from widthwise import GradientDescent, Spectrum, check
+from widthwise.checked import Numbers, Size, checked
 from widthwise.training import move
 
 BLOCK = 2**24
@@ -110,11 +110,12 @@ class _Setting:
         return Draws(test, train, data, features, bias)
 
 
+@checked
 def descent(
     spectrum: Spectrum,
     training: GradientDescent,
-    num_features: float,
-    num_samples: float | None = None,
+    num_features: Size,
+    num_samples: Size | None = None,
     *,
     noise: float = 0.0,
     gamma: float = 0.0,
@@ -174,11 +175,12 @@ def descent(
     return setting.run(draw, num_draws, seed, 2 * M * (setting.num_samples + k) + (4 * k * k if gamma else 0))
 
 
+@checked
 def flow(
     spectrum: Spectrum,
-    times: Any,
-    num_features: float,
-    num_samples: float,
+    times: Numbers,
+    num_features: Size,
+    num_samples: Size,
     *,
     noise: float = 0.0,
     num_draws: int = 100,
@@ -198,12 +200,13 @@ def flow(
     return _filtered(_Setting.of(spectrum, num_features, num_samples, noise), kept, num_draws, seed)
 
 
+@checked
 def ridge_regression(
     spectrum: Spectrum,
-    num_samples: float,
-    num_features: float,
+    num_samples: Size,
+    num_features: Size,
     *,
-    ridge: Any = 0.0,
+    ridge: Numbers = 0.0,
     noise: float = 0.0,
     num_draws: int = 100,
     seed: int = 0,
@@ -233,6 +236,7 @@ def ridge_regression(
     return Draws(*(getattr(draws, field.name)[:, 0] for field in fields(draws)))
 
 
+@checked
 def kernel_of_draw(spectrum: Spectrum, num_features: int, seed: int = 0) -> Spectrum:
     """The kernel of one draw of k features, in its own eigenfunctions: eigenvalues of A Lam A^T / k, target power in each.
 

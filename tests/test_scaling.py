@@ -464,7 +464,7 @@ def test_floor_of_hard_and_easy_tasks() -> None:
         (lambda s: scaling.train(s, GradientDescent(0.1, 5, batch_size=4)), "sampling='online'"),
         (lambda s: scaling.train(s, GradientDescent(0.1, 5, "logistic")), "loss='mse', got 'logistic'"),
         (lambda s: scaling.train(s, GradientDescent(0.1, 5, label_noise=0.1)), "without label_noise.*noise="),
-        (lambda s: scaling.train(s, GradientDescent(0.1, 5), [3, 4]), "one number here"),
+        (lambda s: scaling.train(s, GradientDescent(0.1, 5), [3, 4]), "must be a number"),
         (lambda s: scaling.train(s, GradientDescent(0.1, 5, sampling="online", batch_size=4), 3, 4), "leave num_samples out"),
         (lambda s: scaling.frontier(s, [1.0], [1, 2, 3]), "compute must be 2 numbers"),
         (lambda s: scaling.frontier(s, [1.0, 2.0], [1, 3, 2]), "num_features must be 3 numbers"),

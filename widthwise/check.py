@@ -60,6 +60,14 @@ def at_least_zero(name: str, value: Any, cure: str = "") -> float:
     return float(x)
 
 
+def whole(name: str, value: Any, cure: str = "") -> int:
+    """Return `value` as an int if it is a whole number of 64 bits, of either sign, else raise ValueError."""
+    x = _real(value, name)
+    if not isinstance(x, int) or not -(2**63) <= x < 2**63:
+        raise _wrong(name, "a whole number", value, cure)
+    return x
+
+
 def count(name: str, value: Any, cure: str = "", *, least: int = 1, below: int = 2**63) -> int:
     """Return `value` as an int if it is a whole number of at least `least` (and below `below`), else raise ValueError."""
     x = _real(value, name)

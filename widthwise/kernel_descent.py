@@ -8,12 +8,14 @@ import numpy as np
 from jaxtyping import Float
 
 from widthwise import check
+from widthwise.checked import Numbers, checked
 from widthwise.problem import Problem
 from widthwise.tasks import Task
 from widthwise.training import move
 
 
-def kernel_descent(problem: Problem, K: Any, kernel_steps: Any = None) -> Float[np.ndarray, "states points"]:
+@checked
+def kernel_descent(problem: Problem, K: Numbers, kernel_steps: Numbers = None) -> Float[np.ndarray, "states points"]:
     """f of a model with tangent kernel K, trained as the Problem says, from f(0) = 0.
 
         v <- momentum v + K(t) Delta,   f <- f + eta(t) v            (Delta = -d loss / d f at the train points)

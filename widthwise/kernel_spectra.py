@@ -9,6 +9,7 @@ import numpy as np
 from jaxtyping import Float, Int
 
 from widthwise import check
+from widthwise.checked import Numbers, checked
 from widthwise.curvature import num_trained
 from widthwise.data import Stream
 from widthwise.jackknife import jackknife
@@ -54,7 +55,8 @@ class KernelSpectra:
     points: Points
 
     @staticmethod
-    def of(result: Result, points: Points = "train", y: Any = None) -> KernelSpectra:
+    @checked
+    def of(result: Result, points: Points = "train", y: Numbers = None) -> KernelSpectra:
         """Of a Result with save=["NTK"].
 
         Args:

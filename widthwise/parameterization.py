@@ -29,6 +29,7 @@ from dataclasses import dataclass
 from typing import Literal, NamedTuple, get_args
 
 from widthwise import check
+from widthwise.checked import checked
 
 Kind = Literal["mean_field", "mup", "ntk", "standard"]
 Role = Literal["input", "hidden", "output", "bias", "output_bias"]
@@ -155,6 +156,7 @@ class Parameterization:
                 raise ValueError(f"alpha must be 0 (no powers of the depth) or at least 1/2, got {self.alpha:g}.")
 
     @staticmethod
+    @checked
     def of_richness(richness: float, width: int, *, kind: Kind = "mean_field", centered: bool = True) -> Parameterization:
         """Between lazy and rich (2404.19719): gamma0 = N^{r - 1/2}, so that one step moves hidden fields by |dh| ~ N^r.
 
@@ -180,6 +182,7 @@ class Parameterization:
         base = "" if self.base_width is None else f", base_width={self.base_width!r}"
         return f"Parameterization(gamma0={self.gamma0!r}, kind={self.kind!r}, centered={self.centered!r}{alpha}{base})"
 
+    @checked
     def scale(
         self, role: Role, *, width: int, fan_in: int, optimizer: Optimizer = "sgd", blocks: int | None = None
     ) -> LayerScale:
@@ -198,6 +201,7 @@ class Parameterization:
             c *= blocks ** (self.branch_power - 1 if optimizer == "adam" else 2 * self.branch_power - 1)
         return LayerScale(a, b, c)
 
+    @checked
     def gradient_size(self, role: Role, *, width: int, fan_in: int, blocks: int | None = None) -> float:
         """How d loss / d W scales, entry by entry: what Adam's epsilon has to be compared with.
 
@@ -209,6 +213,7 @@ class Parameterization:
         size *= self.gradient_unit(width)
         return size if blocks is None else size * self.branch(blocks)
 
+    @checked
     def gradient_unit(self, width: int) -> float:
         """How d f / d h scales, entry by entry, for the fields h of neurons: a_L b_L, those of the readout.
 
@@ -236,10 +241,12 @@ class Parameterization:
         as_standard = self.kind == "standard" or self.base_width is not None
         return (0.0 if as_standard else 1.0) if self.alpha is None else self.alpha
 
+    @checked
     def branch(self, blocks: int) -> float:
         """L^-alpha, what multiplies each of L residual branches."""
         return float(blocks**-self.branch_power)
 
+    @checked
     def feature_learning_strength(self, width: int) -> float:
         """The gamma0 at which the mean-field network of this width is the same network."""
         lazy = self.kind in ("ntk", "standard")

@@ -6,8 +6,10 @@ import numpy as np
 from jaxtyping import Float
 
 from widthwise import check
+from widthwise.checked import checked
 
 
+@checked
 def warmup(num_steps: int, warmup_steps: int) -> Float[np.ndarray, "updates"]:
     """1/n, 2/n ... 1 over the first n = `warmup_steps` updates, then 1.
 
@@ -19,6 +21,7 @@ def warmup(num_steps: int, warmup_steps: int) -> Float[np.ndarray, "updates"]:
     return np.minimum(steps / max(check.count("warmup_steps", warmup_steps, least=0), 1), 1.0)
 
 
+@checked
 def cosine(num_steps: int, *, warmup_steps: int = 0, final: float = 0.0) -> Float[np.ndarray, "updates"]:
     """Warm-up, then half a cosine from 1 to `final` (1608.03983 without restarts).
 
@@ -31,6 +34,7 @@ def cosine(num_steps: int, *, warmup_steps: int = 0, final: float = 0.0) -> Floa
     return rise * (final + (1 - final) * (1 + np.cos(np.pi * past)) / 2)
 
 
+@checked
 def linear(num_steps: int, *, warmup_steps: int = 0, final: float = 0.0) -> Float[np.ndarray, "updates"]:
     """Warm-up, then a straight line from 1 to `final`.
 
@@ -43,6 +47,7 @@ def linear(num_steps: int, *, warmup_steps: int = 0, final: float = 0.0) -> Floa
     return rise * (1 + (final - 1) * past)
 
 
+@checked
 def steps(num_steps: int, at: list[int], factor: float = 0.1) -> Float[np.ndarray, "updates"]:
     """1, multiplied by `factor` at each of the updates `at`.
 

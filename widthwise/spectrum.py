@@ -9,6 +9,7 @@ import numpy as np
 from jaxtyping import Float
 
 from widthwise import check
+from widthwise.checked import Numbers, checked
 
 NEGATIVE = 1e-5
 """Eigenvalues of a measured kernel down to minus this share of the largest are rounding (of float32), and set to zero."""
@@ -80,6 +81,7 @@ class Spectrum:
     # --- where it comes from -----------------------------------------------------------------------------------------------
 
     @staticmethod
+    @checked
     def power_law(a: float, b: float, num_modes: int, *, with_rest: bool = False) -> Spectrum:
         """lam_k = k^-b, power_k = k^-a, k = 1 ... M (the exponents of 2402.01092).
 
@@ -110,7 +112,8 @@ class Spectrum:
         return Spectrum(k**-b, k**-a, None, *rests)
 
     @staticmethod
-    def of_kernel(K: Any, y: Any) -> Spectrum:
+    @checked
+    def of_kernel(K: Numbers, y: Numbers) -> Spectrum:
         """Of a kernel between P points and targets there, the points standing for the distribution.
 
             K v_k = P lam_k v_k,   c_k = v_k . y / sqrt(P),   power_k = c_k^2 (summed over outputs)
@@ -184,6 +187,7 @@ class Spectrum:
             raise ValueError("the trace is zero: a kernel that vanishes cannot be normalised.")
         return replace(self, lam=self.lam / self.trace, rest_trace=self.rest_trace / self.trace)
 
+    @checked
     def truncated(self, num_entries: int) -> Spectrum:
         """The first entries alone; trace and power of the others go to the rests.
 
@@ -202,6 +206,7 @@ class Spectrum:
             None if label is None else label[:n],
         )
 
+    @checked
     def binned(self, per_decade: int = 32) -> Spectrum:
         """Neighbouring entries merged, so that a million modes cost a few hundred.
 

@@ -10,6 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from widthwise import check
+from widthwise.checked import Numbers, checked
 
 
 @dataclass(frozen=True, eq=False)
@@ -113,6 +114,7 @@ def _same_length(name_a: str, a: Any, name_b: str, b: Any) -> None:
         raise ValueError(f"{name_a} and {name_b} must have one row per sample; got {len(a)} and {len(b)} rows.")
 
 
+@checked
 def digits(
     num_train: int = 24, num_test: int = 24, *, classes: Sequence[int] = (0, 1), one_hot: bool | None = None, seed: int = 0
 ) -> Task:
@@ -159,9 +161,8 @@ def digits(
     return _split(X[order], y[order], num_train, "digits " + " vs ".join(map(str, listed)))
 
 
-def stream(
-    batches: Iterable[tuple[Any, Any]], num_steps: int, X_test: Any = None, y_test: Any = None, *, name: str = "stream"
-) -> Task:
+@checked
+def stream(batches: Any, num_steps: int, X_test: Any = None, y_test: Any = None, *, name: str = "stream") -> Task:
     """One-pass ("online") data from any iterator of batches (X (B, D), y (B,) or (B, C)), for `sampling="online"`.
 
     Args:
@@ -201,6 +202,7 @@ def stream(
     return Task(np.concatenate([X for X, _ in taken]), np.concatenate([y for _, y in taken]), X_test, y_test, name)
 
 
+@checked
 def gaussian(num_train: int, num_test: int = 0, *, input_dim: int, seed: int = 0) -> Task:
     """Inputs x ~ N(0, 1)^D, targets +-1 at random (pure memorisation).
 
@@ -212,6 +214,7 @@ def gaussian(num_train: int, num_test: int = 0, *, input_dim: int, seed: int = 0
     return _split(X, rng.choice([-1.0, 1.0], size=len(X)), num_train, "gaussian")
 
 
+@checked
 def sphere(num_train: int, num_test: int = 0, *, input_dim: int, seed: int = 0) -> Task:
     """Inputs uniform on the sphere of radius sqrt(D), target linear: y = beta . x / sqrt(D), |beta|^2 = D.
 
@@ -225,6 +228,7 @@ def sphere(num_train: int, num_test: int = 0, *, input_dim: int, seed: int = 0) 
     return _split(X, X @ beta / np.linalg.norm(beta), num_train, "sphere")
 
 
+@checked
 def whitened(num_train: int, *, input_dim: int, seed: int = 0) -> Task:
     """Whitened inputs, Phi^0 = identity (needs P <= D); targets of norm |y|^2 = P along a random direction.
 
@@ -245,6 +249,7 @@ def whitened(num_train: int, *, input_dim: int, seed: int = 0) -> Task:
     return Task(np.sqrt(input_dim) * Q.T, y * np.sqrt(num_train) / np.linalg.norm(y), name="whitened")
 
 
+@checked
 def multi_index(
     num_train: int,
     num_test: int = 0,
@@ -281,6 +286,7 @@ def multi_index(
     return _split(X, y, num_train, f"multi-index k={num_directions}")
 
 
+@checked
 def independent_features(
     num_train: int,
     num_test: int = 0,
@@ -325,7 +331,8 @@ def independent_features(
     return _split(X, y, num_train, "independent features")
 
 
-def swapped(task: Task, directions: Any, *, seed: int = 0) -> Task:
+@checked
+def swapped(task: Task, directions: Numbers, *, seed: int = 0) -> Task:
     """The task with 3 Q test points: x, then Pi x + (1 - Pi) x', then Pi x' + (1 - Pi) x, with x' of another class than x.
 
     Pi projects on the directions. A function of Pi x alone gives the same on the second third as on the first; targets are
@@ -356,7 +363,8 @@ def swapped(task: Task, directions: Any, *, seed: int = 0) -> Task:
     return Task(task.X, task.y, X_test, np.concatenate([y, y, y[other]]), f"{task.name}, swapped")
 
 
-def without(task: Task, directions: Any) -> Task:
+@checked
+def without(task: Task, directions: Numbers) -> Task:
     """The task with (1 - Pi) x in the place of every x, Pi the projector on the directions: what they leave for others to use.
 
     Args:

@@ -27,6 +27,7 @@ import numpy as np
 from jaxtyping import Float
 
 from widthwise import check
+from widthwise.checked import Numbers, checked
 
 STEPS = 200
 """Most Newton steps; ten are usual."""
@@ -51,7 +52,8 @@ class BranchingPosterior:
     weights: Float[np.ndarray, "P"]
     noise: float
 
-    def mean(self, kernels: Any) -> Float[np.ndarray, "points"]:
+    @checked
+    def mean(self, kernels: Numbers) -> Float[np.ndarray, "points"]:
         """Mean of f at new points.
 
         Args:
@@ -65,7 +67,8 @@ class BranchingPosterior:
             raise ValueError(f"kernels must have shape ({len(self.scales)}, M, {len(self.weights)}), got {k.shape}.")
         return np.einsum("l,lmp,p->m", self.scales, k, self.weights)
 
-    def variance(self, kernels: Any, own: Any) -> Float[np.ndarray, "points"]:
+    @checked
+    def variance(self, kernels: Numbers, own: Numbers) -> Float[np.ndarray, "points"]:
         """Variance of f at new points.
 
         Args:
@@ -77,7 +80,8 @@ class BranchingPosterior:
         return prior - (k * np.linalg.solve(self.kernel + self.noise * np.eye(len(self.kernel)), k.T).T).sum(1)
 
 
-def branch_kernels(features: Any, others: Any = None) -> Float[np.ndarray, "branches M P"]:
+@checked
+def branch_kernels(features: Numbers, others: Numbers = None) -> Float[np.ndarray, "branches M P"]:
     """K_l = X_l X_l^T / (D Lb).
 
     Args:
@@ -95,8 +99,9 @@ def branch_kernels(features: Any, others: Any = None) -> Float[np.ndarray, "bran
     return np.einsum("lmd,lpd->lmp", Z, X) / (X.shape[0] * X.shape[2])
 
 
+@checked
 def branching_posterior(
-    kernels: Any, y: Any, neurons: float, *, variance: float = 1.0, noise: float = 0.1
+    kernels: Numbers, y: Numbers, neurons: float, *, variance: float = 1.0, noise: float = 0.1
 ) -> BranchingPosterior:
     """The posterior's saddle point: minimum of S over log u, by Newton steps from u = s2, damped where S would rise.
 

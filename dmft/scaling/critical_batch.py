@@ -13,15 +13,20 @@ The model in which T(B) is exact is least squares in one pass, of Gaussian featu
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from typing import Any
 
 import numpy as np
 from jaxtyping import Float
 
 from widthwise import Spectrum, check
+from widthwise.checked import Numbers, checked
 
 
-def sgd_risk(spectrum: Spectrum, eta: Any, batch: int, steps: int, *, noise: float = 0.0) -> Float[np.ndarray, "rates times"]:
+@checked
+def sgd_risk(
+    spectrum: Spectrum, eta: Numbers, batch: int, steps: int, *, noise: float = 0.0
+) -> Float[np.ndarray, "rates times"]:
     """Mean test loss of one-pass SGD on least squares before each step and after the last (equations above).
 
     Modes that the spectrum left out are never learned: their power is noise, and stays in the loss.
@@ -46,8 +51,9 @@ def sgd_risk(spectrum: Spectrum, eta: Any, batch: int, steps: int, *, noise: flo
     return np.stack(list(_losses(spectrum, _rates(eta), batch, check.count("steps", steps), noise)), 1)
 
 
+@checked
 def steps_to_target(
-    spectrum: Spectrum, batches: Any, target: float, eta: Any, *, noise: float = 0.0, most: int = 10_000
+    spectrum: Spectrum, batches: Iterable[int], target: float, eta: Numbers, *, noise: float = 0.0, most: int = 10_000
 ) -> Float[np.ndarray, "batches"]:
     """T(B): fewest steps of one-pass SGD to a loss, over learning rates; NaN where `most` steps are not enough.
 
@@ -75,7 +81,8 @@ def steps_to_target(
     return np.array(out)
 
 
-def critical_batch(batches: Any, steps: Any, *, overhead: float = 0.2) -> float:
+@checked
+def critical_batch(batches: Numbers, steps: Numbers, *, overhead: float = 0.2) -> float:
     """The batch at which steps exceed T(B_0) B_0 / B, B_0 the smallest, by this share; between sizes by interpolation in logs.
 
     Args:
@@ -116,7 +123,7 @@ def _rates(eta: Any) -> Float[np.ndarray, "rates"]:
 def _losses(spectrum: Spectrum, eta: Float[np.ndarray, "rates"], batch: int, steps: int, noise: float) -> Any:
     """Losses (e,) before each step and after the last."""
     check.instance("spectrum", spectrum, Spectrum)
-    B = check.count("batch", int(batch))
+    B = check.count("batch", batch)
     used = spectrum.lam > 0
     lam, many = spectrum.lam[used], spectrum.multiplicity[used]
     rest = spectrum.rest_power + float(spectrum.multiplicity[~used] @ spectrum.power[~used])

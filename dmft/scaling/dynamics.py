@@ -32,6 +32,7 @@ from jaxtyping import Float
 from dmft.scaling.errors import Errors
 from dmft.scaling.random_features import Modes, sizes
 from widthwise import GradientDescent, Spectrum, check
+from widthwise.checked import Extended, checked
 from widthwise.training import move
 
 TOLERANCE = 1e-12
@@ -46,11 +47,12 @@ WINDOW = 8
 Matrix = Float[np.ndarray, "states states"]
 
 
+@checked
 def train(
     spectrum: Spectrum,
     training: GradientDescent,
-    num_features: float = np.inf,
-    num_samples: float = np.inf,
+    num_features: Extended = np.inf,
+    num_samples: Extended = np.inf,
     *,
     noise: float = 0.0,
 ) -> Errors:
@@ -78,7 +80,7 @@ def train(
         >>> errors.test[[0, 5, 20]].round(3).tolist()
         [1.955, 0.642, 0.47]
     """
-    training_, theory = checked(training), setting(spectrum, training, num_features, num_samples, noise)
+    training_, theory = solvable(training), setting(spectrum, training, num_features, num_samples, noise)
     return solve(theory, impulse_response(training_))
 
 
@@ -112,7 +114,7 @@ def setting(
     return Setting(Modes.of(spectrum), 1 / num_features, r, sigma2, training.online, check.at_least_zero("gamma", gamma))
 
 
-def checked(training: GradientDescent) -> GradientDescent:
+def solvable(training: GradientDescent) -> GradientDescent:
     """The training, if the model has it.
 
     Raises:

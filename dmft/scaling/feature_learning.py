@@ -20,16 +20,16 @@ At finite k and n, `train_features` solves the causal equations of `dmft.scaling
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any
 
 import numpy as np
 from jaxtyping import Float
 
-from dmft.scaling.dynamics import checked, impulse_response, setting, solve
+from dmft.scaling.dynamics import impulse_response, setting, solvable, solve
 from dmft.scaling.errors import Errors
 from dmft.scaling.laplace import increasing
 from dmft.scaling.random_features import Modes
 from widthwise import GradientDescent, Spectrum, check
+from widthwise.checked import Extended, Numbers, checked
 
 START = 1e-3
 """Where steps in log time begin, over the time scale 1 / lam_1 of the fastest mode."""
@@ -63,7 +63,8 @@ class FeatureFlow:
         return -float(np.polyfit(np.log(self.times[used]), np.log(self.loss[used]), 1)[0])
 
 
-def feature_flow(spectrum: Spectrum, times: Any, gamma: float, *, per_decade: int = 80) -> FeatureFlow:
+@checked
+def feature_flow(spectrum: Spectrum, times: Numbers, gamma: float, *, per_decade: int = 80) -> FeatureFlow:
     """The closed equations of the modes above, integrated in log time.
 
     A step holds rich and c at the mean of their values at its ends (two rounds), and is then exact in every mode: second order,
@@ -125,12 +126,13 @@ def feature_flow(spectrum: Spectrum, times: Any, gamma: float, *, per_decade: in
     return FeatureFlow(t, loss, norm, residual[:, : len(spectrum.lam)])
 
 
+@checked
 def train_features(
     spectrum: Spectrum,
     training: GradientDescent,
     gamma: float,
-    num_features: float = np.inf,
-    num_samples: float = np.inf,
+    num_features: Extended = np.inf,
+    num_samples: Extended = np.inf,
     *,
     noise: float = 0.0,
 ) -> Errors:
@@ -151,7 +153,7 @@ def train_features(
         >>> bool(rich.test[-1] < lazy.test[-1])
         True
     """
-    training_, theory = checked(training), setting(spectrum, training, num_features, num_samples, noise, gamma)
+    training_, theory = solvable(training), setting(spectrum, training, num_features, num_samples, noise, gamma)
     if training.weight_decay and gamma:
         raise ValueError("train_features goes without weight_decay: leave it out, or take gamma=0.")
     return solve(theory, impulse_response(training_))

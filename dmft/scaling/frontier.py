@@ -11,6 +11,7 @@ from jaxtyping import Float
 from dmft.scaling.laplace import flow
 from dmft.scaling.random_features import sizes
 from widthwise import Spectrum, check
+from widthwise.checked import Extended, Numbers, checked
 
 
 @dataclass(frozen=True)
@@ -51,11 +52,12 @@ class Frontier:
         return "\n".join(lines)
 
 
+@checked
 def frontier(
     spectrum: Spectrum,
-    compute: Any,
-    num_features: Any,
-    num_samples: float = np.inf,
+    compute: Numbers,
+    num_features: Numbers,
+    num_samples: Extended = np.inf,
     *,
     noise: float = 0.0,
     num_members: int = 1,

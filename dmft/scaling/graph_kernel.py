@@ -27,6 +27,7 @@ import numpy as np
 from jaxtyping import Array, Float, Int
 
 from widthwise import check
+from widthwise.checked import Numbers, checked
 from widthwise.precision import float64
 
 JITTER = 1e-6
@@ -53,7 +54,8 @@ class GraphKernel:
     divergence: Float[np.ndarray, "layers"]
 
 
-def normalized_adjacency(edges: Any) -> Float[np.ndarray, "n n"]:
+@checked
+def normalized_adjacency(edges: Numbers) -> Float[np.ndarray, "n n"]:
     """D^{-1/2} (E + I) D^{-1/2}, D the degrees of E + I.
 
     Example:
@@ -68,10 +70,11 @@ def normalized_adjacency(edges: Any) -> Float[np.ndarray, "n n"]:
     return np.asarray(E / np.outer(degrees, degrees) ** 0.5)
 
 
+@checked
 def graph_kernel(
-    features: Any,
-    adjacency: Any,
-    y: Any,
+    features: Numbers,
+    adjacency: Numbers,
+    y: Numbers,
     labelled: Any,
     *,
     nu: float,

@@ -26,6 +26,7 @@ from jaxtyping import Complex, Float
 from dmft.scaling.errors import Errors
 from dmft.scaling.random_features import Modes, four, sizes
 from widthwise import Spectrum, check
+from widthwise.checked import Extended, Numbers, checked
 
 NEWTON = 60
 """Most Newton steps at one frequency; three or four are usual."""
@@ -105,11 +106,12 @@ def _newton(modes: Modes, kappa: Any, s: Any, r: Any, u: Any) -> Any:
     )
 
 
+@checked
 def flow(
     spectrum: Spectrum,
-    times: Any,
-    num_features: Any = np.inf,
-    num_samples: Any = np.inf,
+    times: Numbers,
+    num_features: Numbers = np.inf,
+    num_samples: Numbers = np.inf,
     *,
     noise: float = 0.0,
     weight_decay: float = 0.0,
@@ -185,8 +187,9 @@ def _invert(
     return np.stack([(weight * x).real.sum((1, 2)) for x in (*found, train)])
 
 
+@checked
 def residuals(
-    spectrum: Spectrum, times: Any, num_features: float = np.inf, num_samples: float = np.inf, *, num_nodes: int = 24
+    spectrum: Spectrum, times: Numbers, num_features: Extended = np.inf, num_samples: Extended = np.inf, *, num_nodes: int = 24
 ) -> Float[np.ndarray, "times entries"]:
     """(T, entries) what is left, on average over features and data, of the target's amplitude in every entry: H_k(t).
 

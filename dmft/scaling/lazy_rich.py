@@ -22,6 +22,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from widthwise import check
+from widthwise.checked import checked
 from widthwise.parameterization import TABLE, Kind, Power, Role
 
 
@@ -67,6 +68,7 @@ class UpdateSizes:
         )
 
 
+@checked
 def update_sizes(kind: Kind = "mean_field", *, richness: float | None = None, hidden_layers: int = 2) -> UpdateSizes:
     """Sizes of what one step of gradient descent does, from the table of parameterizations (equations above).
 

@@ -29,6 +29,7 @@ import numpy as np
 from jaxtyping import Float
 
 from widthwise import check
+from widthwise.checked import Numbers, checked
 
 NODES = 400
 """Gauss-Legendre nodes of the integral over time, whose integrand is smooth in log(1 + gamma y s)."""
@@ -70,7 +71,8 @@ class PhasePortrait:
         return "\n".join([*lines, *(f"{g:8.3g}  {a:8.3g}  {b:8.3g}    {t:8.3g}" for g, a, b, t in rows)])
 
 
-def largest_rate(gamma: Any, depth: int, target: float = 1.0) -> Float[np.ndarray, "strengths"]:
+@checked
+def largest_rate(gamma: Numbers, depth: int, target: float = 1.0) -> Float[np.ndarray, "strengths"]:
     """2 over the curvature at the solution: above it the solution is unstable.
 
     Example:
@@ -81,7 +83,8 @@ def largest_rate(gamma: Any, depth: int, target: float = 1.0) -> Float[np.ndarra
     return 2 * g**2 / (L * (1 + g * y) ** (2 - 2 / L))
 
 
-def time_to_learn(gamma: Any, depth: int, target: float = 1.0, *, left: float = 0.1) -> Float[np.ndarray, "strengths"]:
+@checked
+def time_to_learn(gamma: Numbers, depth: int, target: float = 1.0, *, left: float = 0.1) -> Float[np.ndarray, "strengths"]:
     """Time eta T until y - f = left y, under gradient flow; over T it is the smallest useful rate.
 
     Example:
@@ -99,7 +102,8 @@ def time_to_learn(gamma: Any, depth: int, target: float = 1.0, *, left: float = 
     return g**2 / L * ((rate * end / 2) @ weight)
 
 
-def phase_portrait(gamma: Any, eta: Any, depth: int, *, steps: int = 1000, target: float = 1.0) -> PhasePortrait:
+@checked
+def phase_portrait(gamma: Numbers, eta: Numbers, depth: int, *, steps: int = 1000, target: float = 1.0) -> PhasePortrait:
     """Train the model for all strengths and rates at once.
 
     Args:

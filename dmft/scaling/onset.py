@@ -17,15 +17,15 @@ without noise, so that p_1/2 ~ N^1/2 (N^0.40 to N^0.48 at D = 10).
 
 from __future__ import annotations
 
-from typing import Any
-
 import numpy as np
 from jaxtyping import Float
 
 from dmft.spectra.learning_curves import learning_curve
 from widthwise import Spectrum, check
+from widthwise.checked import Numbers, checked
 
 
+@checked
 def noisy_features(spectrum: Spectrum, feature_noise: float) -> tuple[Spectrum, float]:
     """The spectrum lam + eta with the part of the target that noisy features tell; and what they do not, a variance.
 
@@ -53,8 +53,9 @@ def noisy_features(spectrum: Spectrum, feature_noise: float) -> tuple[Spectrum, 
     return seen, (1 - told) * spectrum.total_power
 
 
+@checked
 def noisy_curve(
-    spectrum: Spectrum, num_samples: Any, feature_noise: float, *, ridge: float = 0.0
+    spectrum: Spectrum, num_samples: Numbers, feature_noise: float, *, ridge: float = 0.0
 ) -> Float[np.ndarray, "sizes"]:
     """E(p), test error of kernel regression with noisy features (equations above), noise-free targets.
 
@@ -76,7 +77,8 @@ def noisy_curve(
     return learning_curve(seen, num_samples, ridge=ridge, noise=lost**0.5).test + lost
 
 
-def onset_of_variance(spectrum: Spectrum, feature_noise: Any, *, largest: float = 1e9) -> Float[np.ndarray, "noises"]:
+@checked
+def onset_of_variance(spectrum: Spectrum, feature_noise: Numbers, *, largest: float = 1e9) -> Float[np.ndarray, "noises"]:
     """p_1/2: the number of samples at which noise makes half of the error, E(p; no noise) = E(p; s^2) / 2.
 
     The first such p, by bisection in log p on a grid of 16 per decade; NaN where there is none below `largest`.

@@ -5,11 +5,13 @@ from __future__ import annotations
 import numpy as np
 
 from widthwise import Spectrum, check
+from widthwise.checked import checked
 
 EXACT = 64
 """Modes that stay entries of their own."""
 
 
+@checked
 def power_law(a: float, b: float, num_modes: float = 1e12, per_decade: int = 32) -> Spectrum:
     """lam_k = k^-b, power_k = k^-a for k = 1 ... M, in bins: `Spectrum.power_law(a, b, M).binned()` for any M.
 

@@ -30,6 +30,7 @@ from jaxtyping import Float
 from dmft.scaling.errors import Errors
 from dmft.spectra.learning_curves import effective_ridge
 from widthwise import Spectrum, check
+from widthwise.checked import Numbers, checked
 
 STEPS = 200
 """Most steps to the root; a dozen is usual."""
@@ -97,8 +98,9 @@ def four(
     return covariance(u, r, noise2), covariance(none, r, noise2), covariance(u, none, 0.0), np.array(S1)
 
 
+@checked
 def resolution(
-    spectrum: Spectrum, num_samples: Any, num_features: Any = np.inf, *, ridge: Any = 0.0
+    spectrum: Spectrum, num_samples: Numbers, num_features: Numbers = np.inf, *, ridge: Numbers = 0.0
 ) -> Float[np.ndarray, "..."]:
     """kappa of the equations above: modes with lam >> kappa are learned, those with lam << kappa are not.
 
@@ -162,8 +164,9 @@ def _root(modes: Modes, s: Any, r: Any, u: Any, least: Any, trace: float) -> Flo
     return np.exp(x)
 
 
+@checked
 def random_features(
-    spectrum: Spectrum, num_samples: Any, num_features: Any = np.inf, *, ridge: Any = 0.0, noise: float = 0.0
+    spectrum: Spectrum, num_samples: Numbers, num_features: Numbers = np.inf, *, ridge: Numbers = 0.0, noise: float = 0.0
 ) -> Errors:
     """Test and train error of ridge regression with random features, and their parts (equations above).
 
@@ -221,8 +224,9 @@ def _sums(modes: Modes, kappa: Float[np.ndarray, "points"]) -> tuple[np.ndarray,
     return fit @ modes.many, left**2 @ power, (fit * over) @ power, over**2 @ lam, left**2 @ lam, fit**2 @ modes.many
 
 
+@checked
 def optimal_ridge(
-    spectrum: Spectrum, num_samples: Any, num_features: Any = np.inf, *, noise: float = 0.0, per_decade: int = 4
+    spectrum: Spectrum, num_samples: Numbers, num_features: Numbers = np.inf, *, noise: float = 0.0, per_decade: int = 4
 ) -> tuple[Float[np.ndarray, "..."], Float[np.ndarray, "..."]]:
     """The ridge of least test error, zero included, and that error.
 

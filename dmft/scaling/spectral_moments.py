@@ -18,19 +18,20 @@ at a cost of P^2 Q n / 2 multiplications and a memory of P Q.
 from __future__ import annotations
 
 from math import comb
-from typing import Any
 
 import numpy as np
 from jaxtyping import Float
 
 from widthwise import Spectrum, check
+from widthwise.checked import Numbers, checked
 
 PER_DECADE = 64
 """Candidate eigenvalues per decade of `spectrum_of_moments`."""
 
 
+@checked
 def spectral_moments(
-    features: Any, order: int = 4, *, trial: Any = None, repeats: int = 1, seed: int = 0
+    features: Numbers, order: int = 4, *, trial: Numbers = None, repeats: int = 1, seed: int = 0
 ) -> Float[np.ndarray, "order"]:
     """m_1 ... m_n of the kernel that the features are a sample of; unbiased, by the sum above.
 
@@ -101,7 +102,8 @@ def _before(S: Float[np.ndarray, "P Q"], axis: int) -> Float[np.ndarray, "P Q"]:
     return out
 
 
-def plugin_moments(features: Any, order: int = 4) -> Float[np.ndarray, "order"]:
+@checked
+def plugin_moments(features: Numbers, order: int = 4) -> Float[np.ndarray, "order"]:
     """Moments of the eigenvalues of Phi Phi^T / (P Q) itself: biased upward at every order above the first.
 
     Example:
@@ -113,7 +115,8 @@ def plugin_moments(features: Any, order: int = 4) -> Float[np.ndarray, "order"]:
     return np.array([(lam**n).sum() for n in range(1, check.count("order", order) + 1)])
 
 
-def effective_dimension(moments: Any) -> float:
+@checked
+def effective_dimension(moments: Numbers) -> float:
     """Participation ratio m_1^2 / m_2: the number of eigenvalues, if they were equal.
 
     Example:
@@ -126,7 +129,8 @@ def effective_dimension(moments: Any) -> float:
     return float(m[0] ** 2 / m[1])
 
 
-def spectrum_of_moments(moments: Any, *, error: Any = None, decades: float = 4.0) -> Spectrum:
+@checked
+def spectrum_of_moments(moments: Numbers, *, error: Numbers = None, decades: float = 4.0) -> Spectrum:
     """A spectrum that has these moments: few eigenvalues with their (fractional) multiplicities.
 
     Each candidate eigenvalue l holds a share t_l >= 0 of the trace; the shares are the solution of

@@ -10,6 +10,7 @@ from jaxtyping import Float
 
 from dmft.gaussian import averages
 from widthwise import MLP, Spectrum, check
+from widthwise.checked import checked
 from widthwise.precision import float64
 from widthwise.trajectory import tangent_kernel
 
@@ -20,6 +21,7 @@ ROUNDING = 1e-13
 """Eigenvalues below this share of k(1) are rounding of the quadrature."""
 
 
+@checked
 def sphere(
     kernel: Callable[[Float[np.ndarray, "nodes"]], Any], input_dim: int, power: Mapping[int, float], *, max_degree: int = 50
 ) -> Spectrum:
@@ -106,6 +108,7 @@ def degeneracy(input_dim: int, degree: int) -> float:
     return float(comb(l + D - 1, D - 1) - (comb(l + D - 3, D - 1) if l >= 2 else 0))
 
 
+@checked
 def ntk(architecture: MLP, kind: str = "ntk") -> Callable[[Float[np.ndarray, "nodes"]], Float[np.ndarray, "nodes"]]:
     """Kernel of an infinitely wide MLP at initialisation as a function of t = x.x' / D, for inputs of norm |x|^2 = D.
 
@@ -143,6 +146,7 @@ def ntk(architecture: MLP, kind: str = "ntk") -> Callable[[Float[np.ndarray, "no
     return kernel
 
 
+@checked
 def rbf(
     input_dim: int, power: Mapping[int, float], *, data_std: float = 1.0, length: float = 1.0, max_degree: int = 50
 ) -> Spectrum:

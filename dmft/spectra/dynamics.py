@@ -8,6 +8,7 @@ import numpy as np
 from jaxtyping import Float
 
 from widthwise import GradientDescent, Result, Spectrum, check
+from widthwise.checked import checked
 from widthwise.kernel_descent import kernel_descent
 from widthwise.kernel_spectra import ntk_of
 
@@ -27,6 +28,7 @@ class StaticTraining:
     loss: Float[np.ndarray, "states"]
 
 
+@checked
 def static_training(spectrum: Spectrum, training: GradientDescent) -> StaticTraining:
     """Loss of kernel gradient descent, or flow, on mse from f(0) = 0, over the distribution (or points) of the spectrum.
 
@@ -80,6 +82,7 @@ class MovingLoss:
     rate: Float[np.ndarray, "kept"]
 
 
+@checked
 def moving_loss(result: Result) -> MovingLoss:
     """Integrate f with a Result's tangent kernels at the kept steps, linear in between (`widthwise.kernel_descent`).
 

@@ -7,12 +7,12 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any
 
 import numpy as np
 from jaxtyping import Float
 
 from widthwise import Spectrum, check
+from widthwise.checked import Numbers, checked
 
 Vector = Float[np.ndarray, "points"]
 Multiply = Callable[[Vector], Vector]
@@ -54,8 +54,9 @@ class KernelMatrix:
         return float(sum(np.trace(self.between(rows, rows)) for rows in slices))
 
 
+@checked
 def top(
-    multiply: Multiply, y: Any, num_modes: int, *, trace: float, tol: float = 1e-8, seed: int = 0
+    multiply: Multiply, y: Numbers, num_modes: int, *, trace: float, tol: float = 1e-8, seed: int = 0
 ) -> tuple[Spectrum, Float[np.ndarray, "modes"]]:
     """The first modes of a kernel between P points by Lanczos iterations (ARPACK), with bounds on the errors.
 
@@ -124,6 +125,7 @@ class TraceEstimate:
         return f"{self.value:.5g} +- {self.error:.1g} ({self.num_probes} probes; quadrature {self.quadrature_error:.1g})"
 
 
+@checked
 def trace_of(
     function: Callable[[Vector], Vector],
     multiply: Multiply,

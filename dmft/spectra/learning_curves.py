@@ -19,12 +19,12 @@ is noise that stays in the test error. kappa here is p times the kappa of 2311.1
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any
 
 import numpy as np
 from jaxtyping import Float
 
 from widthwise import Spectrum, check
+from widthwise.checked import Numbers, checked
 
 STEPS = 200
 """Most Newton steps; a handful is usual."""
@@ -59,7 +59,8 @@ class LearningCurve:
         return "\n".join(lines)
 
 
-def learning_curve(spectrum: Spectrum, num_samples: Any, *, ridge: float = 0.0, noise: float = 0.0) -> LearningCurve:
+@checked
+def learning_curve(spectrum: Spectrum, num_samples: Numbers, *, ridge: float = 0.0, noise: float = 0.0) -> LearningCurve:
     """Test and train error of kernel regression on p samples, averaged over data (equations above).
 
     Good to a few percent where many modes are half learned.
@@ -145,7 +146,8 @@ def effective_ridge(spectrum: Spectrum, p: Float[np.ndarray, "sizes"], ridge: fl
     return kappa
 
 
-def plateaus(spectrum: Spectrum, num_samples: Any, *, ridge: float = 0.0, noise: float = 0.0) -> Float[np.ndarray, "sizes"]:
+@checked
+def plateaus(spectrum: Spectrum, num_samples: Numbers, *, ridge: float = 0.0, noise: float = 0.0) -> Float[np.ndarray, "sizes"]:
     """Test error in high dimension, where degenerate entries are learned one after the other (2006.13198).
 
     At p ~ N_l the entries before l are learned and those after it are a ridge and noise; E_inf is their power:
