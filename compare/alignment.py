@@ -8,8 +8,10 @@ from jaxtyping import Float
 from compare import given
 from compare.gap import same_points
 from widthwise import Result, Trajectory, check
+from widthwise.checked import checked
 
 
+@checked
 def alignment(a: Result, b: Result, kernel: str = "Phi") -> Float[np.ndarray, "layers kept"]:
     """Cosine Tr(K_a K_b) / (|K_a| |K_b|) of the equal-time kernels of two results, per layer and kept step.
 
@@ -38,6 +40,7 @@ def alignment(a: Result, b: Result, kernel: str = "Phi") -> Float[np.ndarray, "l
     return (x * y).sum((-2, -1)) / np.linalg.norm(x, axis=(-2, -1)) / np.linalg.norm(y, axis=(-2, -1))
 
 
+@checked
 def alignment_of_runs(a: Result, b: Result, kernel: str = "Phi") -> Float[np.ndarray, "runs layers kept"]:
     """The same cosine between every single run of one result and the mean kernel of another: (n, L, K).
 

@@ -3,15 +3,20 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from typing import Annotated, Any
 
 from compare import given
 from compare.gap import same_points
 from compare.seeds import squares
 from compare.significance import Agreement, coefficient_weights, intercept_weights, parts_of, resolved, statistic
 from widthwise import Fluctuations, Result, check
+from widthwise.checked import checked
+
+Given = Annotated[Any, Fluctuations | Mapping[int, Result]]
 
 
-def deviations(theory: Fluctuations, nets: Mapping[int, Result], *, alpha: float = 0.01) -> Agreement:
+@checked
+def deviations(theory: Given, nets: Given, *, alpha: float = 0.01) -> Agreement:
     """Test that networks of several widths have the variance and the bias of the 1/N theory.
 
     N Var x over the seeds of each width is extrapolated in 1/N, linearly, and with a term in 1/N^2 from four widths on; N bias

@@ -18,6 +18,7 @@ from jaxtyping import Float
 
 from compare.gap import same_points
 from widthwise import Result, check
+from widthwise.checked import checked
 
 
 @dataclass(frozen=True)
@@ -68,6 +69,7 @@ class Similarity:
 # --- preactivations --------------------------------------------------------------------------------------------------------
 
 
+@checked
 def wasserstein(
     a: Float[np.ndarray, "units ..."],
     b: Float[np.ndarray, "units_ ..."],
@@ -114,6 +116,7 @@ def wasserstein(
     )
 
 
+@checked
 def preactivations(
     a: Result, b: Result, layer: int | str, *, units: str = "networks", num_resamples: int = 200, seed: int = 0
 ) -> tuple[Distance, ...]:
@@ -167,6 +170,7 @@ def _fields(result: Result, layer: int | str) -> Float[np.ndarray, "runs kept ne
 # --- attention -------------------------------------------------------------------------------------------------------------
 
 
+@checked
 def attention_distance(
     a: Float[np.ndarray, "n ... heads sites sites"],
     b: Float[np.ndarray, "m ... heads sites sites"],
@@ -249,6 +253,7 @@ def _distance(
 # --- kernels ---------------------------------------------------------------------------------------------------------------
 
 
+@checked
 def kernel_similarity(K: Float[np.ndarray, "M M"], L: Float[np.ndarray, "M M"], kind: str = "cka") -> Similarity:
     """How alike two kernels on the same points are, whatever their sizes.
 
@@ -287,6 +292,7 @@ def kernel_similarity(K: Float[np.ndarray, "M M"], L: Float[np.ndarray, "M M"], 
     return Similarity(kind, of(everyone), float(np.sqrt((M - 1) * left.var())))
 
 
+@checked
 def hsic(K: Float[np.ndarray, "M M"], L: Float[np.ndarray, "M M"]) -> float:
     """Hilbert-Schmidt independence criterion of two kernels on M >= 4 points, unbiased (Song et al. 2012, eq. 5).
 

@@ -26,6 +26,7 @@ from compare.gap import same_points
 from compare.losses import Members, members
 from compare.outputs import ensembles_of, outputs_of
 from widthwise import Result, check
+from widthwise.checked import checked
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -181,6 +182,7 @@ def ensemble(
     points: str | None = ...,
     sizes: Sequence[int] | None = ...,
 ) -> Ensembles: ...
+@checked
 def ensemble(
     nets: Result | Mapping[int, Result],
     y: Any = None,

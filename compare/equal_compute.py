@@ -13,6 +13,7 @@ from compare.ensemble import of_size, plus_minus, pseudo_values, votes_of
 from compare.onset import place_of
 from compare.outputs import ensembles_of
 from widthwise import Result, check
+from widthwise.checked import checked
 
 
 @dataclass(frozen=True)
@@ -54,6 +55,7 @@ class EqualCompute:
         return "\n".join(lines)
 
 
+@checked
 def equal_compute(
     nets: Mapping[int, Result],
     y: Any = None,

@@ -8,6 +8,7 @@ import numpy as np
 from jaxtyping import Float
 
 from widthwise import check
+from widthwise.checked import checked
 
 
 @dataclass(frozen=True)
@@ -33,6 +34,7 @@ class Fit:
         return np.sqrt(np.diagonal(self.covariance))
 
 
+@checked
 def least_squares(design: Float[np.ndarray, "n p"], y: Float[np.ndarray, "n"], covariance: Float[np.ndarray, "n n"]) -> Fit:
     """Fit with weights 1 / variance; errors and chi^2 by the whole covariance of the points.
 

@@ -10,6 +10,7 @@ from jaxtyping import Float
 
 from compare import given
 from widthwise import Result, Trajectory
+from widthwise.checked import checked
 
 
 @dataclass(frozen=True)
@@ -67,6 +68,7 @@ def everything(trajectory: Trajectory) -> dict[str, Float[np.ndarray, "..."]]:
     return observables(trajectory) | more
 
 
+@checked
 def gap(a: Result, b: Result) -> Gaps:
     """Relative errors between the means of two results, with what of them is sampling noise: of all that both have.
 

@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Any
+from typing import Annotated, Any
 
 from widthwise import Result, check
+
+Either = Annotated[Any, Result | Mapping[int, Result]]
+"""A theory, or networks: arguments that may change places."""
 
 
 def result(name: str, value: Any) -> Result:

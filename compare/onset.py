@@ -18,6 +18,7 @@ import numpy as np
 from compare import given
 from compare.ensemble import pseudo_values, votes_of
 from widthwise import Result, Task, check
+from widthwise.checked import checked
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -65,6 +66,7 @@ class Onset:
         return figure
 
 
+@checked
 def onset(
     nets: Mapping[int, Result | Sequence[Result]],
     y: Any = None,

@@ -11,6 +11,7 @@ from numpy.typing import ArrayLike
 from compare.exponents import fit
 from compare.fits import chance, least_squares
 from widthwise import check
+from widthwise.checked import Numbers, checked
 
 SEARCH = -4.0, 4.0
 """Between which exponents a power law with a fitted floor is looked for."""
@@ -58,12 +59,13 @@ class PowerLaw:
         return f"{law} is NO POWER LAW: goodness of fit p = {self.p_value:.2g}; {cure}"
 
 
+@checked
 def fit_power_law(
-    x: ArrayLike,
-    y: ArrayLike,
-    y_error: ArrayLike | None = None,
+    x: Numbers,
+    y: Numbers,
+    y_error: Numbers | None = None,
     *,
-    covariance: ArrayLike | None = None,
+    covariance: Numbers | None = None,
     floor: float | Literal["fit"] = 0.0,
     least_significance: float = 2.0,
 ) -> PowerLaw | None:

@@ -21,6 +21,7 @@ from jaxtyping import Float
 from compare.exponents import NOTHING, Curve, fit
 from compare.power_law import WRONG, with_error
 from widthwise import check
+from widthwise.checked import Numbers, checked
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -28,7 +29,7 @@ if TYPE_CHECKING:
 SEARCH = -1.0, 4.0
 """Between which exponents c is looked for."""
 
-Numbers: TypeAlias = Float[np.ndarray, "steps"]
+PerStep: TypeAlias = Float[np.ndarray, "steps"]
 
 
 @dataclass(frozen=True)
@@ -76,17 +77,17 @@ class Regimes:
 
     steps: np.ndarray
     widths: tuple[int, ...]
-    c: Numbers
-    error: Numbers
-    amplitude: Numbers
-    chi2: Numbers
+    c: PerStep
+    error: PerStep
+    amplitude: PerStep
+    chi2: PerStep
     dof: int
-    p_value: Numbers
+    p_value: PerStep
     early: Regime
     late: Regime
     departs: int | None
-    limit: Numbers | None = None
-    limit_error: Numbers | None = None
+    limit: PerStep | None = None
+    limit_error: PerStep | None = None
 
     def __str__(self) -> str:
         lines = ["   step   exponent c         " + "limit                 " * (self.limit is not None) + "p"]
@@ -120,10 +121,11 @@ class Regimes:
         return figure
 
 
+@checked
 def regimes(
-    steps: Any,
-    values: Mapping[int, tuple[Any, Any]],
-    limit: tuple[Any, Any] | Literal["fit"] | None = None,
+    steps: Numbers,
+    values: Mapping[int, tuple[Numbers, Numbers]],
+    limit: tuple[Numbers, Numbers] | Literal["fit"] | None = None,
     *,
     early: float = 0.1,
     late: float = 0.5,
@@ -216,7 +218,7 @@ def _p_value(dof: int, chi2: np.ndarray) -> np.ndarray:
     return chdtrc(dof, chi2) if dof > 0 else np.ones_like(chi2)
 
 
-def _regime(steps: np.ndarray, window: np.ndarray, c: Numbers, error: Numbers, p_value: Numbers) -> Regime:
+def _regime(steps: np.ndarray, window: np.ndarray, c: PerStep, error: PerStep, p_value: PerStep) -> Regime:
     use = window & np.isfinite(c)
     first, last = int(steps[window][0]), int(steps[window][-1])
     if not use.any():
@@ -224,7 +226,7 @@ def _regime(steps: np.ndarray, window: np.ndarray, c: Numbers, error: Numbers, p
     return Regime(first, last, float(c[use].mean()), float(error[use].mean()), float(np.median(p_value[use])), int(use.sum()))
 
 
-def _departs(steps: np.ndarray, c: Numbers, error: Numbers) -> int | None:
+def _departs(steps: np.ndarray, c: PerStep, error: PerStep) -> int | None:
     known = np.flatnonzero(np.isfinite(c))
     near = np.abs(c[known] - 1) <= 2 * error[known]
     after = known[np.flatnonzero(near)[-1] + 1 :] if near.any() else known

@@ -22,6 +22,7 @@ from compare.gap import everything
 from compare.outputs import ensembles_of
 from compare.significance import extrapolate, intercept_weights
 from widthwise import Result, Trajectory, check
+from widthwise.checked import checked
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -107,6 +108,7 @@ class Richardson:
         return figure
 
 
+@checked
 def richardson(nets: Mapping[int, Result], *, num_resamples: int = 400, seed: int = 0) -> Richardson:
     """Extrapolate everything that ensembles share to infinite width, and say how far to trust it.
 

@@ -12,6 +12,7 @@ from jaxtyping import Float
 from compare import given
 from compare.gap import observables, same_points
 from widthwise import Estimate, Result, Status, Trajectory, check
+from widthwise.checked import checked
 
 RESOLVED = 0.5
 """Least share of |d|^2, d a mean of the theory, that must be more than sampling noise."""
@@ -68,7 +69,8 @@ class Agreement:
         return "\n".join([f"theory and experiment {verdict}: p = {self.p_value:.2g}", *(f"  {s}" for s in self.statistics)])
 
 
-def agrees(theory: Result, nets: Result | Mapping[int, Result], *, alpha: float = 0.01) -> Agreement:
+@checked
+def agrees(theory: given.Either, nets: given.Either, *, alpha: float = 0.01) -> Agreement:
     """Test that networks have the theory's means: of f, and of Phi and G of every layer.
 
     Each observable x enters by its amplitude <x, d> / <d, d> along a direction d of the theory's mean: for f, its first
@@ -156,6 +158,7 @@ def coefficient_weights(counts: Mapping[int, int], order: int, power: int) -> di
     return dict(zip(counts, (float(x) for x in w), strict=True))
 
 
+@checked
 def extrapolate(nets: Mapping[int, Result], order: int = 1) -> Result:
     """Networks at infinite width: ensembles extrapolated in 1/N, entry by entry, with standard errors.
 

@@ -22,6 +22,7 @@ from jaxtyping import Bool, Float, Int
 from compare import given
 from compare.outputs import outputs_of
 from widthwise import MLP, Result, Task
+from widthwise.checked import checked
 from widthwise.jackknife import jackknife
 
 
@@ -50,6 +51,7 @@ class FirstLayer:
         top = np.linalg.eigh(self.moments[:, -1].mean(0))[1][:, -1]
         return top * np.sign(top[np.abs(top).argmax()])
 
+    @checked
     def share(self, direction: Any = None) -> Measured:
         """(K,) share of tr C in a direction (D,), v.C v / (|v|^2 tr C); by default in the top one of each network.
 
@@ -79,6 +81,7 @@ class FirstLayer:
         return "\n".join(["  step   top direction        effective rank", *lines])
 
 
+@checked
 def first_layer(result: Result, *, weighted: bool = True) -> FirstLayer:
     """Second moments of the input weights of a network with one hidden layer at the kept steps.
 
@@ -149,6 +152,7 @@ class SwapTest:
         return "\n".join(lines)
 
 
+@checked
 def swap_test(result: Result) -> SwapTest:
     """How far predictions depend on Pi x, and how far on (1 - Pi) x, of a result on a task of `widthwise.tasks.swapped`.
 
@@ -213,6 +217,7 @@ class JointErrors:
         )
 
 
+@checked
 def joint_errors(a: Result, b: Result, points: Any = slice(None)) -> JointErrors:
     """Accuracies of two models and of their average at the test points, and the correlation of their errors.
 

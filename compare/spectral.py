@@ -6,7 +6,6 @@ are (the target's power in them). Both are measured here, neither is presumed, a
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -14,7 +13,8 @@ import numpy as np
 from jaxtyping import Float
 
 from compare import given
-from widthwise import KernelSpectra, Result, Task, check
+from widthwise import KernelSpectra, Task, check
+from widthwise.checked import checked
 from widthwise.kernel_spectra import Points, shown_modes
 
 
@@ -116,9 +116,10 @@ class SpectralComparison:
         return figure
 
 
+@checked
 def spectral(
-    nets: Mapping[int, Result],
-    reference: Result | None = None,
+    nets: given.Either,
+    reference: given.Either = None,
     *,
     points: Points | None = None,
     y: Any = None,

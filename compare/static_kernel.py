@@ -9,6 +9,7 @@ import numpy as np
 from jaxtyping import Float, Int
 
 from widthwise import Result, Task, check, kernel_descent
+from widthwise.checked import checked
 from widthwise.jackknife import jackknife
 from widthwise.kernel_spectra import ntk_of
 
@@ -93,6 +94,7 @@ class KernelPredictors:
         return figure
 
 
+@checked
 def static_kernel(result: Result, *, step: int | None = None, ridge: float | None = None) -> KernelPredictors:
     """Take the tangent kernels of a Result at one step as kernels that stand still, and train or regress with them.
 

@@ -22,6 +22,7 @@ from compare.fits import least_squares
 from compare.losses import softmax
 from compare.outputs import ensembles_of, outputs_of
 from widthwise import Result, check
+from widthwise.checked import checked
 from widthwise.data import Stream
 
 if TYPE_CHECKING:
@@ -129,6 +130,7 @@ class ToWidest:
         return figure
 
 
+@checked
 def to_widest(nets: Mapping[int, Result], output: str = "raw", y: Any = None, *, points: str | None = None) -> ToWidest:
     """Distances of single networks to single networks of the widest width, per step, and what they are made of.
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from dataclasses import dataclass
 
 import numpy as np
@@ -13,6 +12,7 @@ from compare.gap import same_points
 from compare.power_law import PowerLaw, fit_power_law
 from compare.seeds import squares
 from widthwise import Result, check
+from widthwise.checked import checked
 
 
 @dataclass(frozen=True)
@@ -55,8 +55,13 @@ class WidthScaling:
         return "\n".join(lines)
 
 
+@checked
 def width_scaling(
-    nets: Mapping[int, Result], theory: Result | None = None, *, num_resamples: int = 400, seed: int = 0
+    nets: given.Either,
+    theory: given.Either = None,
+    *,
+    num_resamples: int = 400,
+    seed: int = 0,
 ) -> WidthScaling:
     """How variance and bias of the output fall with the width.
 

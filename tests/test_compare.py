@@ -245,7 +245,7 @@ def test_width_scaling_prints_and_refuses() -> None:
     one = outputs(nets[8].samples.f[:1])
     for bad, theory, says in (
         ({8: nets[8]}, None, "of two widths or more, got 1"),
-        ([nets[8], nets[32]], None, r"a dict \{width: Result\}"),
+        ([nets[8], nets[32]], None, "a dict"),
         ({8: nets[8], 32: one}, None, "width 32 has fewer than two seeds"),
         ({8: limit, 32: nets[32]}, None, "got an exact result for width 8"),
         (nets, one, "the theory has one replica only"),
@@ -499,7 +499,7 @@ def test_agreement_refuses() -> None:
         ((theory, around(truth, 1, 0.1, rng)), "at least two seeds per ensemble, got one"),
         ((around(truth, 2, 0.1, rng), nets), "at least three replicas, got 2"),
         ((theory, {}), r"a dict \{width: Result\} of one width or more, got 0"),
-        ((theory, [nets, nets]), r"a dict \{width: Result\} of one width or more"),
+        ((theory, [nets, nets]), "a dict"),
         (({64: nets}, {64: nets}), "theory must be a Result, got"),
         ((theory, {64: nets, 128: outputs(f)}), "must share their kernel_steps"),
         ((outputs(0 * f), outputs(f)), "nothing to compare: in the theory f and the kernels are zero"),

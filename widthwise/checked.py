@@ -12,6 +12,7 @@ An annotation says of what kind an argument is. Its bounds (above zero, at most 
     Numbers                    a number or an array of numbers of any rank, which may be infinite or NaN
     Sequence[T], Mapping[K, V], tuple[T, ...]   every entry a T
     A | B, A | None            whichever fits
+    Annotated[Any, A]          an A, where type checkers cannot follow
     Any                        unread: the body checks it
 """
 
@@ -96,7 +97,10 @@ def rules(function: Callable[..., Any]) -> tuple[inspect.Signature, dict[str, Ru
         if parameter.annotation is parameter.empty or parameter.kind in (parameter.VAR_POSITIONAL, parameter.VAR_KEYWORD):
             continue
         said = parameter.annotation
-        table[name] = SEED if name == "seed" else rule_of(eval(said, names) if isinstance(said, str) else said)
+        try:
+            table[name] = SEED if name == "seed" else rule_of(eval(said, names) if isinstance(said, str) else said)
+        except NameError:  # a class that is imported for type checkers alone: of a package that may not be installed
+            table[name] = ANYTHING
     return signature, table
 
 
@@ -105,6 +109,8 @@ def rule_of(said: Any) -> Rule:
     kind, parts = get_origin(said), get_args(said)
     if said in SIMPLE:
         return SIMPLE[said]
+    if kind is Annotated:
+        return rule_of(parts[1])
     if kind in (Union, types.UnionType):
         return _either(parts)
     if kind is Literal:
@@ -240,7 +246,7 @@ def _sequence(part: Any, make: type) -> Rule:
 
 def _mapping(key: Any, part: Any) -> Rule:
     keys, entry = rule_of(key), rule_of(part)
-    words = f"a mapping {{{keys.words}: {entry.words}}}"
+    words = f"a dict {{{keys.words}: {entry.words}}}"
     cure = "E.g. {64: finite.train(problem, width=64, num_seeds=8)}." if entry.words.startswith("a Result") else ""
 
     def read(name: str, value: Any, sizes: Sizes) -> Any:

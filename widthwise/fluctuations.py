@@ -11,6 +11,7 @@ import numpy as np
 from jaxtyping import Float
 
 from widthwise import check
+from widthwise.checked import checked
 from widthwise.result import Result
 from widthwise.storage import load_arrays, write_arrays
 
@@ -47,6 +48,7 @@ class Fluctuations:
     bias: Result | None
     rows: dict[str, Float[np.ndarray, "replicas n ..."]] = field(repr=False)
 
+    @checked
     def covariance(self, a: str, b: str) -> Float[np.ndarray, "..."]:
         """N Cov between any two of "f", "Phi" and "G": axes of a, then those of b."""
         for name in (a, b):
@@ -56,6 +58,7 @@ class Fluctuations:
         flat = x.reshape(R * x.shape[1], -1).T @ y.reshape(R * y.shape[1], -1) / R
         return flat.reshape(*x.shape[2:], *y.shape[2:])
 
+    @checked
     def loss(self, width: int, members: float = 1, *, test: bool = False) -> Float[np.ndarray, "states"]:
         """Mean loss of ensembles of so many networks of this width (outputs averaged; inf for all), to order 1/N.
 
@@ -70,6 +73,7 @@ class Fluctuations:
         limit, variance, bias = (part.mean[name] for part in (self.limit, self.variance, self.bias))
         return limit + (variance / members + bias) / check.count("width", width)
 
+    @checked
     def save(self, folder: str | os.PathLike[str]) -> None:
         """Write limit.npz, variance.npz, bias.npz (Results each) and rows.npz into a folder."""
         path = Path(folder)
@@ -80,6 +84,7 @@ class Fluctuations:
         write_arrays(path / "rows.npz", self.rows)
 
     @staticmethod
+    @checked
     def load(folder: str | os.PathLike[str], **settings: Any) -> Fluctuations:
         """Read what `save` wrote; `settings` as for `Result.load`.
 

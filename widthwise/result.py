@@ -14,6 +14,7 @@ import jax
 import numpy as np
 
 from widthwise.activation import Activation, Elementwise
+from widthwise.checked import checked
 from widthwise.data import Stream
 from widthwise.estimate import Estimate
 from widthwise.loss import SampleLoss
@@ -157,6 +158,7 @@ class Result:
         lines.append("  " + ", ".join(f"{key} {_short(value)}" for key, value in self.stats.items()))
         return "\n".join(lines)
 
+    @checked
     def save(self, path: str | os.PathLike[str], *, samples: bool = True) -> Path:
         """Write the result to one file that `numpy.load` opens: arrays `mean/f`, `sem/f`, `samples/f` ... and a JSON header.
 
@@ -197,6 +199,7 @@ class Result:
         return path
 
     @staticmethod
+    @checked
     def load(
         path: str | os.PathLike[str],
         activation: Elementwise | Activation | None = None,

@@ -10,6 +10,7 @@ import numpy as np
 from jaxtyping import Float, Int
 
 from widthwise import check
+from widthwise.checked import checked
 from widthwise.loss import as_loss
 from widthwise.precision import float64
 
@@ -283,6 +284,7 @@ class GradientDescent:
 
     # --- rates and losses --------------------------------------------------------------------------------------------------
 
+    @checked
     def eta(self, depth: int) -> Float[np.ndarray, "updates layers"]:
         """(T, L + 1) learning rates of W^0 ... W^{L-1} and the readout at every update."""
         return self.step_sizes[:, None] * self.rates(depth)
@@ -292,6 +294,7 @@ class GradientDescent:
         """(T,) eta0 schedule[t]."""
         return self.eta0 * (np.ones(self.num_steps) if self.schedule is None else np.array(self.schedule))
 
+    @checked
     def rates(self, depth: int) -> Float[np.ndarray, "layers"]:
         """(L + 1,) factors of eta0 of the layers."""
         return np.ones(depth + 1) if self.layer_rates is None else np.array(self.layer_rates)

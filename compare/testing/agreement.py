@@ -13,6 +13,7 @@ from compare.significance import Agreement, agrees, extrapolate
 from compare.testing.contrasts import quantile
 from compare.testing.verdict import ALPHA, CannotTell, draw, fail, more_of
 from widthwise import Result, check
+from widthwise.checked import checked
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -21,9 +22,10 @@ FAR = 4.0
 """Standard errors by which an entry of f is called different in a message; the verdict does not rest on it."""
 
 
+@checked
 def assert_agrees(
-    theory: Result,
-    experiment: Result | Mapping[int, Result],
+    theory: given.Either,
+    experiment: given.Either,
     *,
     detect: float = 0.2,
     alpha: float = ALPHA,

@@ -18,6 +18,7 @@ from compare.testing import contrasts
 from compare.testing.contrasts import Contrast
 from compare.testing.verdict import ALPHA, CannotTell, draw, fail, more_of
 from widthwise import Result, check
+from widthwise.checked import checked
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -50,6 +51,7 @@ class Consistency:
         return "\n".join(f"{name:9s} p = {p:.2g}   could have seen {seen:.2g}" for name, (p, seen) in self.parts.items())
 
 
+@checked
 def assert_consistent_across_widths(
     results: Mapping[int, Result],
     *,

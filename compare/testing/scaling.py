@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Literal
 
@@ -15,6 +15,7 @@ from compare.testing import contrasts
 from compare.testing.contrasts import GROUP, Contrast, Logs
 from compare.testing.verdict import ALPHA, CannotTell, draw, fail, more_of
 from widthwise import check
+from widthwise.checked import Numbers, checked
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -48,14 +49,15 @@ class Scaling:
         )
 
 
+@checked
 def assert_scaling(
-    x: ArrayLike,
-    y: ArrayLike | None = None,
+    x: Numbers,
+    y: Numbers | None = None,
     exponent: float = -1.0,
     *,
-    y_error: ArrayLike | None = None,
-    num_seeds: ArrayLike | None = None,
-    samples: ArrayLike | Sequence[ArrayLike] | None = None,
+    y_error: Numbers | None = None,
+    num_seeds: Numbers | None = None,
+    samples: Any = None,
     statistic: Statistic = "mean",
     corrections: bool = False,
     tolerance: float = 0.0,

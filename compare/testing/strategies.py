@@ -10,6 +10,7 @@ from jaxtyping import Float
 
 from widthwise import MLP, GradientDescent, Parameterization, Problem, Task, check
 from widthwise import tasks as constructors
+from widthwise.checked import checked
 
 if TYPE_CHECKING:
     from hypothesis.strategies import DrawFn, SearchStrategy
@@ -34,6 +35,7 @@ class Spectrum(NamedTuple):
     source: float
 
 
+@checked
 def tasks(
     *, num_train: tuple[int, int] = (1, 6), num_test: tuple[int, int] = (0, 3), input_dim: tuple[int, int] = (3, 10)
 ) -> SearchStrategy[Task]:
@@ -73,6 +75,7 @@ def tasks(
     return draw_task()
 
 
+@checked
 def spectra(
     *, size: tuple[int, int] = (20, 200), decay: tuple[float, float] = (1.1, 3.0), source: tuple[float, float] = (0.25, 2.0)
 ) -> SearchStrategy[Spectrum]:
@@ -106,6 +109,7 @@ def spectra(
     return st.builds(make, st.integers(*ranges[0]), st.floats(*ranges[1]), st.floats(*ranges[2]))
 
 
+@checked
 def problems(
     *,
     depths: tuple[int, int] = (1, 3),

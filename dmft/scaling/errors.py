@@ -9,6 +9,7 @@ import numpy as np
 from jaxtyping import Float
 
 from widthwise import check
+from widthwise.checked import checked
 
 
 @dataclass(frozen=True)
@@ -48,6 +49,7 @@ class Errors:
         """The rest of the variance: averaging over either takes it away."""
         return self.test - self.same_data - self.same_features + self.bias
 
+    @checked
     def ensemble(self, num_features: int = 1, num_data: int = 1) -> Float[np.ndarray, "..."]:
         """Test error of the mean output of E x B models: E draws of features, each trained on each of B data sets.
 

@@ -51,6 +51,7 @@ class FeatureFlow:
     norm: Float[np.ndarray, "times"]
     residual: Float[np.ndarray, "times entries"]
 
+    @checked
     def exponent(self, start: float, stop: float) -> float:
         """chi: minus the slope of log loss in log t over the times from `start` to `stop`, by least squares.
 

@@ -53,6 +53,7 @@ class PhasePortrait:
     depth: int
     target: float
 
+    @checked
     def edges(self, loss: float = 0.01) -> tuple[Float[np.ndarray, "strengths"], Float[np.ndarray, "strengths"]]:
         """Smallest and largest rate on the grid with a loss below this, NaN where there is none."""
         good = self.loss < check.positive("loss", loss)

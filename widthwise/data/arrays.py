@@ -9,12 +9,14 @@ import numpy as np
 from numpy.typing import NDArray
 
 from widthwise import check
+from widthwise.checked import checked
 from widthwise.data.stream import Batch, Rows, Stream, shuffled
 
 DIGITS_SCALE = (0.3053 * 16, 0.3760 * 16)
 """Mean and standard deviation of the digits' pixels, which are 0 ... 16."""
 
 
+@checked
 def from_arrays(
     x: Any, y: Any, *, test: int | tuple[Any, Any], seed: int = 0, epochs: int | None = None, name: str = "arrays"
 ) -> Stream:
@@ -69,6 +71,7 @@ def from_arrays(
     )
 
 
+@checked
 def digits(*, num_test: int = 297, seed: int = 0, epochs: int | None = None) -> Stream:
     """Scikit-learn's 1797 handwritten digits: images (8, 8, 1), ten classes.
 

@@ -15,6 +15,7 @@ from typing import IO, Any, ClassVar
 import numpy as np
 from numpy.typing import NDArray
 
+from widthwise.checked import checked
 from widthwise.data.files import AnyPath, damaged, existing, reading, stamp, verified
 from widthwise.data.images import Scale, image_fields, label_check, normalised
 from widthwise.data.stream import Batch, Rows, Stream, in_order, shuffled
@@ -30,6 +31,7 @@ MOST_PICKLED = 2**28
 """Bytes of a pickle; CIFAR-10's have 31 million."""
 
 
+@checked
 def cifar10(folder: AnyPath, *, seed: int = 0, epochs: int | None = None) -> Stream:
     """CIFAR-10: images (32, 32, 3), ten classes; the test batch is held out.
 
@@ -178,6 +180,7 @@ class _Inert(pickle._Unpickler):
         return _Recorded
 
 
+@checked
 def cifar5m(folder: AnyPath) -> Stream:
     """One pass over CIFAR-5m in the order of its files: images (32, 32, 3), ten classes.
 

@@ -13,6 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from widthwise import check
+from widthwise.checked import checked
 from widthwise.data.files import AnyPath, damaged, existing, read_exactly, reading, stamp
 from widthwise.data.stream import Rows, Stream, shuffled
 from widthwise.memory import require
@@ -59,6 +60,7 @@ def image_fields(name: str, shape: tuple[int, ...], num_classes: int) -> dict[st
     return {"name": name, "input_shape": shape, "num_outputs": num_classes, "kind": "classes"}
 
 
+@checked
 def mnist(folder: AnyPath, *, seed: int = 0, epochs: int | None = None) -> Stream:
     """MNIST and what has its format (Fashion-MNIST, KMNIST): images (28, 28, 1), ten classes; t10k is held out.
 
@@ -131,6 +133,7 @@ def _idx(folder: Path, name: str) -> tuple[Path, NDArray[np.uint8]]:
         return path, content.reshape(shape)
 
 
+@checked
 def image_folder(folder: AnyPath, size: int = 224, *, seed: int = 0, epochs: int | None = None) -> Stream:
     """Images in one folder per class, as ImageNet's: the centre square, resized (bilinear) to (size, size, 3).
 

@@ -14,6 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from widthwise import check
+from widthwise.checked import checked
 
 Batch = tuple[NDArray[Any], NDArray[Any]]
 
@@ -84,6 +85,7 @@ class Stream:
         for size in self.input_shape:
             check.count("every entry of input_shape", size)
 
+    @checked
     def batches(self, batch_size: int, start: int = 0) -> Iterator[Batch]:
         """The batches of steps start, start + 1, ...
 
@@ -112,6 +114,7 @@ class Stream:
                 ) from None
             yield self._check(batch, batch_size, f"batch {step}")
 
+    @checked
     def probe(self, num_points: int) -> Batch:
         """(x, y) of the first `num_points` held-out points; no batch contains them.
 

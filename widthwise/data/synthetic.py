@@ -11,9 +11,11 @@ import numpy as np
 from numpy.typing import NDArray
 
 from widthwise import check
+from widthwise.checked import checked
 from widthwise.data.stream import Batch, Stream, endless, generator
 
 
+@checked
 def multi_index(input_dim: int = 16, num_directions: int = 3, degree: int = 3, *, seed: int = 0) -> Stream:
     """Inputs x ~ N(0, 1)^D, target a random polynomial of k projections u of x: y (B, 1) of mean 0 and variance 1.
 
@@ -89,6 +91,7 @@ SHAPES: dict[str, Mask] = {
 SIDE = 16
 
 
+@checked
 def shapes(*, noise: float = 0.3, seed: int = 0) -> Stream:
     """Images (16, 16, 3) of ten shapes (disk, ring, square, ...), for networks that should see what a linear model cannot.
 

@@ -17,6 +17,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from widthwise import check
+from widthwise.checked import checked
 from widthwise.data.files import AnyPath, damaged, existing, listed, reading, stamp, verified
 from widthwise.data.stream import Batch, Stream, endless, in_order
 
@@ -32,6 +33,7 @@ SPECIAL = ["<unk>", "<eos>"]
 Tokens = NDArray[Any]
 
 
+@checked
 def text(
     paths: AnyPath | Sequence[AnyPath] | None = None, *, context: int = 64, tokens: str = "bytes", seed: int = 0
 ) -> Stream:
@@ -68,6 +70,7 @@ def text(
     return _windows("text", *_cut(corpus), num_outputs, context, seed, settings)
 
 
+@checked
 def wikitext(path: AnyPath, *, context: int = 64, tokens: str = "words", max_vocab: int = 32_768, seed: int = 0) -> Stream:
     """Random windows of WikiText-103 (or WikiText-2).
 
@@ -114,6 +117,7 @@ def wikitext(path: AnyPath, *, context: int = 64, tokens: str = "words", max_voc
     return _windows("wikitext", head, tail, num_outputs, context, seed, settings)
 
 
+@checked
 def c4(paths: AnyPath | Sequence[AnyPath], *, context: int = 64, num_held_out: int = 1024) -> Stream:
     """One pass over C4's files in order, as bytes: windows of context + 1 bytes, packed across documents.
 
