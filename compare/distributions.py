@@ -172,8 +172,8 @@ def _fields(result: Result, layer: int | str) -> Float[np.ndarray, "runs kept ne
 
 @checked
 def attention_distance(
-    a: Float[np.ndarray, "n ... heads sites sites"],
-    b: Float[np.ndarray, "m ... heads sites sites"],
+    a: Float[np.ndarray, "n ... heads rows sites"],
+    b: Float[np.ndarray, "m ... heads rows sites"],
     *,
     kind: str = "total_variation",
     match_heads: bool = False,
@@ -237,7 +237,7 @@ def _distance(
     A resample weighs units by how often it holds them. Its weights are moved away from 1 / n by sqrt(n / (n - 1)): its mean
     varies around the sample as that of a sample does around the truth.
     """
-    check.count("num_resamples", num, least=2)
+    check.count("num_resamples", num, least=2, most=check.MANY)
     if min(n, m) < 2:
         raise ValueError(f"errors need two units on each side, got {n} and {m}.")
     rng = np.random.default_rng(seed)

@@ -105,7 +105,7 @@ def fit_power_law(
         C = check.array("covariance", covariance, 2, "(n, n)")
         y_error = np.sqrt(np.maximum(np.diagonal(C), 0.0))
     scatter = y_error is None
-    x, y, error = np.broadcast_arrays(*(np.asarray(v, dtype=float) for v in (x, y, 0.0 if y_error is None else y_error)))
+    x, y, error = check.broadcast(x=x, y=y, y_error=0.0 if y_error is None else y_error)
     _check(x, y, error)
     if isinstance(floor, str):
         return _with_floor(x, y, np.abs(y) if scatter else error, least, scatter)

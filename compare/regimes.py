@@ -123,7 +123,7 @@ class Regimes:
 
 @checked
 def regimes(
-    steps: Numbers,
+    steps: Any,
     values: Mapping[int, tuple[Numbers, Numbers]],
     limit: tuple[Numbers, Numbers] | Literal["fit"] | None = None,
     *,
@@ -156,6 +156,7 @@ def regimes(
         >>> round(result.early.c, 2), round(result.late.c, 2), result.departs
         (1.0, 0.5, 5)
     """
+    check.array("steps", steps, 1, "(T,)")
     steps = np.asarray(steps)
     free = isinstance(limit, str)
     if free:
@@ -205,8 +206,8 @@ def _numbers(points: list[Any], scatter: bool, shape: tuple[int, ...]) -> tuple[
         raise ValueError("every width has a pair (values, errors), and so has the limit.")
     if scatter and not all(p[1] is None for p in points):
         raise ValueError("errors are known of all values or of none: pass None in the place of every one, or of none.")
-    y = np.array([np.broadcast_to(np.asarray(p[0], float), shape) for p in points])
-    error = np.abs(y) if scatter else np.array([np.broadcast_to(np.asarray(p[1], float), shape) for p in points])
+    y = np.array([check.per("values", p[0], shape, "step") for p in points])
+    error = np.abs(y) if scatter else np.array([check.per("errors", p[1], shape, "step") for p in points])
     if (error < 0).any():
         raise ValueError(f"standard errors are zero or above, got {error[error < 0][0]:g}.")
     return y, error

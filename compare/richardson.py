@@ -129,7 +129,7 @@ def richardson(nets: Mapping[int, Result], *, num_resamples: int = 400, seed: in
         >>> found["f"].p_value > 1e-3, found.quadratic.mean.f.shape
         (True, (11, 3))
     """
-    check.count("num_resamples", num_resamples)
+    check.count("num_resamples", num_resamples, most=check.MANY)
     ensembles = ensembles_of(nets, "richardson")
     for N, net in ensembles.items():
         if net.trajectory.n < 2:

@@ -21,8 +21,8 @@ from jaxtyping import Bool, Float, Int
 
 from compare import given
 from compare.outputs import outputs_of
-from widthwise import MLP, Result, Task
-from widthwise.checked import checked
+from widthwise import MLP, Result, Task, check
+from widthwise.checked import Numbers, checked
 from widthwise.jackknife import jackknife
 
 
@@ -52,7 +52,7 @@ class FirstLayer:
         return top * np.sign(top[np.abs(top).argmax()])
 
     @checked
-    def share(self, direction: Any = None) -> Measured:
+    def share(self, direction: Numbers = None) -> Measured:
         """(K,) share of tr C in a direction (D,), v.C v / (|v|^2 tr C); by default in the top one of each network.
 
         Raises:
@@ -60,7 +60,7 @@ class FirstLayer:
         """
         if direction is None:
             return _over_runs(self._spectra()[..., -1])
-        v, D = np.asarray(direction, dtype=np.float64), self.moments.shape[-1]
+        v, D = np.asarray(direction), self.moments.shape[-1]
         if v.shape != (D,) or not np.linalg.norm(v) > 0:
             raise ValueError(f"direction must be a vector of length D = {D} that is not zero, got shape {v.shape}.")
         v = v / np.linalg.norm(v)
@@ -245,8 +245,9 @@ def joint_errors(a: Result, b: Result, points: Any = slice(None)) -> JointErrors
         raise ValueError(
             f"the two results must have as many runs, and the same test targets; outputs have {f.shape}, {g.shape}."
         )
-    assigned = _class(y)[points]
-    wrong = [_class(out)[:, points] != assigned for out in (f, g, (f + g) / 2)]  # (n, Q) each
+    at = _chosen(points, len(y))
+    assigned = _class(y)[at]
+    wrong = [_class(out)[:, at] != assigned for out in (f, g, (f + g) / 2)]  # (n, Q) each
     if not wrong[0].shape[1]:
         raise ValueError("joint_errors needs at least one test point; `points` chooses none.")
     n = a.trajectory.n
@@ -260,6 +261,22 @@ def joint_errors(a: Result, b: Result, points: Any = slice(None)) -> JointErrors
     if products[1].any() and products[2].any():
         correlation = Measured(*map(float, jackknife(lambda w: _ratio(products @ w if n else products[:, 0]), n)[:2]))
     return JointErrors(accuracy(wrong[0]), accuracy(wrong[1]), accuracy(wrong[2]), correlation)
+
+
+def _chosen(points: Any, number: int) -> Int[np.ndarray, "chosen"]:
+    """The numbers of the points that a slice, numbers or a mask choose."""
+    mask = np.asarray(points) if isinstance(points, np.ndarray | list) else None
+    if mask is not None and mask.dtype == bool and mask.shape == (number,):
+        return np.flatnonzero(mask)
+    if isinstance(points, slice):
+        ends = (check.whole("every end of points", end) for end in (points.start, points.stop, points.step) if end is not None)
+        if 0 in (*ends,) and points.step == 0:
+            raise ValueError("points must be a slice with a step other than zero.")
+        return np.arange(number)[points]
+    chosen = check.counts("points", points, f"Pass a slice, or some of 0 ... {number - 1}.", least=0)
+    if max(chosen, default=0) >= number:
+        raise ValueError(f"points must be some of 0 ... {number - 1}, got {check.shown(points)}.")
+    return np.array(chosen, dtype=int)
 
 
 def _ratio(products: Float[np.ndarray, "3"]) -> float:

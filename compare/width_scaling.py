@@ -89,7 +89,7 @@ def width_scaling(
         theory, nets = given.theory_first(theory, nets)
         given.result("theory", theory)
     nets = given.by_width(nets, "width_scaling")
-    check.count("num_resamples", num_resamples, least=2)
+    check.count("num_resamples", num_resamples, least=2, most=check.MANY)
     widths = np.array([*nets])
     for N in widths:
         if nets[N].trajectory.n < 2:

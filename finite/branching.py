@@ -16,6 +16,7 @@ from jaxtyping import Float
 
 from widthwise import Parameterization, check
 from widthwise.checked import Numbers, checked
+from widthwise.memory import room_for
 
 
 @dataclass(frozen=True)
@@ -76,6 +77,7 @@ def sample_branching(
     Z = X[:, :0] if others is None else check.array("others", others, 3, "(Lb, M, D)")
     if Z.shape[::2] != X.shape[::2]:
         raise ValueError(f"others must have shape ({branches}, M, {D}), as features has; got {Z.shape}.")
+    room_for((4, branches, N, D + P), "weights", "Lower neurons.")
     ntk = Parameterization(kind="ntk")
     X, Z = (x * ntk.scale("input", width=N, fan_in=D).multiplier for x in (X, Z))
     m = ntk.scale("output", width=N, fan_in=N * branches).multiplier
@@ -89,7 +91,9 @@ def sample_branching(
         """(cov + T)^{-1} (y - f - noise)."""
         return np.linalg.solve(covariance + T * np.eye(P), Y - f - T**0.5 * rng.normal(size=P))
 
-    for sweep in range(check.count("burn_in", burn_in, least=0) + check.count("samples", samples)):
+    for sweep in range(
+        check.count("burn_in", burn_in, least=0, most=check.MANY) + check.count("samples", samples, most=check.MANY)
+    ):
         A = m * (X @ W.transpose(0, 2, 1)).transpose(1, 0, 2).reshape(P, -1)  # f = A a
         a = s2**0.5 * rng.normal(size=branches * N)
         a = a + s2 * A.T @ residual_weights(s2 * A @ A.T, A @ a)

@@ -15,6 +15,7 @@ towards a draw from the prior, by an angle that the likelihood accepts.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -23,6 +24,7 @@ from jaxtyping import Float
 
 from widthwise import check
 from widthwise.checked import Numbers, checked
+from widthwise.memory import room_for
 
 JITTER = 1e-6
 """Added to the diagonal of every kernel, times its mean."""
@@ -46,7 +48,7 @@ def sample_graph_process(
     features: Numbers,
     adjacency: Numbers,
     y: Numbers,
-    labelled: Any,
+    labelled: Sequence[int],
     width: int,
     *,
     copies: int,
@@ -79,13 +81,14 @@ def sample_graph_process(
         ((5, 3, 3), (5, 3))
     """
     X, A = check.array("features", features, 2, "(n, D)"), check.array("adjacency", adjacency, 2, "(n, n)")
-    Y, known = check.array("y", y, 1, "(m,)"), np.asarray(labelled)
+    Y, known = check.array("y", y, 1, "(m,)"), np.array(labelled, dtype=int)
     n, N, R = len(X), check.count("width", width), check.count("copies", copies)
-    if A.shape != (n, n) or known.shape != Y.shape or known.min() < 0 or known.max() >= n:
+    if A.shape != (n, n) or known.shape != Y.shape or not known.size or known.min() < 0 or known.max() >= n:
         raise ValueError(
             f"adjacency must be ({n}, {n}) and labelled name {len(Y)} nodes of 0 ... {n - 1}; got {A.shape} and {known.shape}."
         )
     s2 = check.positive("noise", noise)
+    room_for((4, n, N), "fields", "Lower width.")
     rng = np.random.default_rng(check.seed("seed", seed))
     root = np.linalg.cholesky(propagate(A, X @ X.T / X.shape[1]))
 
@@ -101,8 +104,10 @@ def sample_graph_process(
     F = root @ rng.standard_normal((n, N))
     likelihood, G, mean = look(F)
     grams, means = [], []
-    for draw in range(check.count("burn_in", burn_in, least=0) + check.count("samples", samples)):
-        for _ in range(check.count("thin", thin)):
+    for draw in range(
+        check.count("burn_in", burn_in, least=0, most=check.MANY) + check.count("samples", samples, most=check.MANY)
+    ):
+        for _ in range(check.count("thin", thin, most=check.MANY)):
             other = root @ rng.standard_normal((n, N))
             least = likelihood - rng.exponential()
             angle = rng.uniform(0, 2 * np.pi)

@@ -18,6 +18,7 @@ from jaxtyping import Float
 
 from widthwise import GradientDescent, Spectrum, check
 from widthwise.checked import Numbers, Size, checked
+from widthwise.memory import room_for
 from widthwise.training import move
 
 BLOCK = 2**24
@@ -104,9 +105,11 @@ class _Setting:
     def run(self, draw: Callable[[np.random.Generator, int], list[np.ndarray]], num_draws: int, seed: int, size: int) -> Draws:
         """`draw` gives (draws, ...) of test, same_data, same_features, bias, train; called on as many as fit."""
         rng = np.random.default_rng(check.seed("seed", seed))
-        num_draws, at_once = check.count("num_draws", num_draws, least=2), max(1, BLOCK // size)
+        num_draws, at_once = check.count("num_draws", num_draws, least=2, most=check.MANY), max(1, BLOCK // size)
+        room_for((2, size), "one draw", "Lower num_samples or num_features, or take a shorter spectrum.")
         parts = [draw(rng, min(at_once, num_draws - i)) for i in range(0, num_draws, at_once)]
         test, data, features, bias, train = (np.concatenate(x) for x in zip(*parts, strict=True))
+        test, data, features, bias, train = (np.where(np.isnan(x), np.inf, x) for x in (test, data, features, bias, train))
         return Draws(test, train, data, features, bias)
 
 
@@ -257,6 +260,7 @@ def kernel_of_draw(spectrum: Spectrum, num_features: int, seed: int = 0) -> Spec
         (10, 1.0)
     """
     setting = _Setting.of(spectrum, check.count("num_features", num_features), 1, 0.0)
+    room_for((3, num_features, len(setting.lam)), "features", "Lower num_features.")
     A = np.random.default_rng(check.seed("seed", seed)).standard_normal((num_features, len(setting.lam)))
     half = A * np.sqrt(setting.lam / num_features)
     mu, U = np.linalg.eigh(half @ half.T)

@@ -86,14 +86,19 @@ def test_bounds_of_numbers() -> None:
     assert check.number("x", float("inf"), infinite=True) == float("inf")
     assert check.number("x", 1, least=1) == 1.0
     assert check.at_least_zero("x", 0) == 0.0
-    for value in (float("inf"), -float("inf"), 10**400, -(10**400)):
-        with pytest.raises(ValueError, match="x must be a finite number, got"):
+    for value in (float("inf"), -float("inf"), 10**400, -(10**400), 1e200):
+        with pytest.raises(ValueError, match=r"x must be a finite number( \(of size up to 1e\+150\))?, got"):
             check.number("x", value)
     with pytest.raises(ValueError, match=r"x must be a number of at least 1, got 0\.5\. Raise it\."):
         check.number("x", 0.5, "Raise it.", least=1)
-    for value in (0, -1.0, float("inf"), 10**400, Fraction(1, 10**400)):
+    for value in (0, -1.0, float("inf"), 10**400, Fraction(1, 10**400), 1e200, 1e-200):
         with pytest.raises(ValueError, match="x must be finite and above zero"):
             check.positive("x", value)
+    for value in (-1e-300, float("inf"), 1e200):
+        with pytest.raises(ValueError, match="x must be finite and not negative"):
+            check.at_least_zero("x", value)
+    assert 1 / check.positive("x", check.positive("x", 1e-150)) ** 2 < float("inf")
+    assert check.positive("x", 1e150) ** 2 < float("inf")
 
 
 def test_whole_numbers_and_seeds() -> None:
@@ -128,6 +133,13 @@ def test_sequences() -> None:
         check.counts("n", [1, 0])
     with pytest.raises(ValueError, match="every entry of n must be a whole number of at least 0, got 'a'"):
         check.counts("n", [1, "a"], least=0)
+
+
+def test_shapes_that_go_together() -> None:
+    a, b = check.broadcast(a=np.ones((2, 1)), b=np.ones(3))
+    assert a.shape == b.shape == (2, 3)
+    with pytest.raises(ValueError, match=r"shapes must go together .* got a \(2,\), b \(3,\)"):
+        check.broadcast(a=np.ones(2), b=np.ones(3))
 
 
 def test_a_sequence_without_end_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:

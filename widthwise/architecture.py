@@ -189,7 +189,7 @@ class ResNet:
     norm: bool = False
 
     def __post_init__(self) -> None:
-        stages = tuple(check.count("stages", n, "They are numbers of blocks, e.g. (2, 2, 2, 2).") for n in self.stages)
+        stages = check.counts("stages", self.stages, "They are numbers of blocks, e.g. (2, 2, 2, 2).")
         _put(self, stages=stages, activation=as_activation(self.activation))
         check.flag("norm", self.norm)
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import sys
 from collections.abc import Callable, Iterable, Mapping
 from fractions import Fraction
 from itertools import islice
@@ -18,6 +17,10 @@ if TYPE_CHECKING:
 
 LARGEST = 1e18
 """Largest entry of an array; its square is still finite in float32."""
+HUGE = 1e150
+"""Largest number on its own; its square, and one over it squared, are still numbers of float64."""
+MANY = 10**7
+"""Most repetitions of what takes time each: draws, probes, resamples, steps in a loop."""
 SEEDS = 2**32
 """Seeds lie below: a random key of JAX drops the higher bits (without 64-bit mode), and two seeds would give one network."""
 LONGEST = 10**7
@@ -30,11 +33,12 @@ LONGEST = 10**7
 def number(name: str, value: Any, cure: str = "", *, least: float | None = None, infinite: bool = False) -> float:
     """Return `value` as a float if it is a real number, at least `least`, else raise ValueError. NaN is none."""
     bound = "" if least is None else f" of at least {least:g}"
-    x = _real(value, name)
+    x: Any = _real(value, name)
     if x is None or x != x:
         raise _wrong(name, f"a number{bound}", value, cure)
-    if not infinite and not -sys.float_info.max <= x <= sys.float_info.max:
-        raise _wrong(name, f"a finite number{bound}", value, cure)
+    if not (-HUGE <= x <= HUGE or (infinite and abs(x) == float("inf"))):
+        extreme = f" (of size up to {HUGE:g})" if abs(x) < float("inf") else ""
+        raise _wrong(name, f"a finite number{bound}{extreme}", value, cure)
     if least is not None and x < least:
         raise _wrong(name, f"a number{bound}", value, cure)
     return _as_float(x)
@@ -45,8 +49,9 @@ def positive(name: str, value: Any, cure: str = "") -> float:
     x = _real(value, name)
     if x is None:
         raise _wrong(name, "a positive number", value, cure)
-    if not (0 < x <= sys.float_info.max and float(x) > 0):
-        raise _wrong(name, "finite and above zero", value, cure)
+    if not 1 / HUGE <= x <= HUGE:
+        extreme = f" (from {1 / HUGE:g} to {HUGE:g})" if 0 < x < float("inf") else ""
+        raise _wrong(name, f"finite and above zero{extreme}", value, cure)
     return float(x)
 
 
@@ -55,8 +60,8 @@ def at_least_zero(name: str, value: Any, cure: str = "") -> float:
     x = _real(value, name)
     if x is None:
         raise _wrong(name, "a number, zero or above", value, cure)
-    if not 0 <= x <= sys.float_info.max:
-        raise _wrong(name, "finite and not negative", value, cure)
+    if not 0 <= x <= HUGE:
+        raise _wrong(name, f"finite and not negative{f' (up to {HUGE:g})' if x > HUGE else ''}", value, cure)
     return float(x)
 
 
@@ -68,19 +73,19 @@ def whole(name: str, value: Any, cure: str = "") -> int:
     return x
 
 
-def count(name: str, value: Any, cure: str = "", *, least: int = 1, below: int = 2**63) -> int:
-    """Return `value` as an int if it is a whole number of at least `least` (and below `below`), else raise ValueError."""
+def count(name: str, value: Any, cure: str = "", *, least: int = 1, most: int = 2**63 - 1) -> int:
+    """Return `value` as an int if it is a whole number from `least` to `most`, else raise ValueError."""
     x = _real(value, name)
     if not isinstance(x, int) or x < least:
         raise _wrong(name, f"a whole number of at least {least}", value, cure)
-    if x >= below:
-        raise _wrong(name, f"a whole number in {least} ... {below - 1}", value, cure)
+    if x > most:
+        raise _wrong(name, f"a whole number in {least} ... {most}", value, cure)
     return x
 
 
 def seed(name: str, value: Any) -> int:
     """Return `value` as an int if it is a whole number that random numbers can start from, else raise ValueError."""
-    return count(name, value, least=0, below=SEEDS)
+    return count(name, value, least=0, most=SEEDS - 1)
 
 
 def flag(name: str, value: Any) -> bool:
@@ -113,6 +118,15 @@ def sequence(name: str, value: Any, cure: str = "", *, like: str = "[1, 2]") -> 
 def counts(name: str, value: Any, cure: str = "", *, least: int = 1) -> tuple[int, ...]:
     """Return `value` as a tuple of ints if it is a sequence of whole numbers of at least `least`, else raise ValueError."""
     return tuple(count(f"every entry of {name}", n, cure, least=least) for n in sequence(name, value, cure))
+
+
+def broadcast(**given: Any) -> list[NDArray[Any]]:
+    """The arrays, each in the shape that they have together, else ValueError."""
+    try:
+        return list(np.broadcast_arrays(*given.values()))
+    except ValueError as error:
+        shapes = ", ".join(f"{name} {np.shape(x)}" for name, x in given.items())
+        raise ValueError(f"shapes must go together (be equal, or one where they are not); got {shapes}.") from error
 
 
 def array(name: str, value: Any, rank: int | None, shape: str, cure: str = "") -> NDArray[np.float64]:
@@ -148,7 +162,7 @@ def numbers(name: str, value: Any, kind: str = "of any shape", cure: str = "") -
     try:
         if np.ma.isMaskedArray(value) and np.ma.getmaskarray(value).any():
             raise TypeError("it has masked entries; fill or remove them")
-        given = np.asarray(value)
+        given = raw(name, value, cure, expected=expected)
         if given.dtype.kind == "O":  # whole numbers beyond 64 bits, fractions; or anything else
             odd = [x for x in given.ravel() if _real(x, name) is None]
             if odd:
@@ -157,11 +171,41 @@ def numbers(name: str, value: Any, kind: str = "of any shape", cure: str = "") -
         if not (given.dtype.kind in "biuf" or jax.dtypes.issubdtype(given.dtype, np.floating)):
             raise TypeError(f"its entries are {KINDS.get(given.dtype.kind, str(given.dtype))}")
         return np.array(given, dtype=np.float64)
+    except TypeError as error:
+        raise ValueError(f"{name} must be {expected}, got {shown(value)}: {_reason(error)}.{_sentence(cure)}") from error
+
+
+def raw(name: str, value: Any, cure: str = "", *, expected: str = "an array") -> NDArray[Any]:
+    """Return `value` as an array of whatever it holds, else raise ValueError."""
+    try:
+        return np.asanyarray(value)
     except MemoryError:
         raise
     except Exception as error:  # whatever an object of the user's does when it is read as an array
-        reason = " ".join(str(error).split()).rstrip(".") or type(error).__name__
-        raise ValueError(f"{name} must be {expected}, got {shown(value)}: {reason}.{_sentence(cure)}") from error
+        raise ValueError(f"{name} must be {expected}, got {shown(value)}: {_reason(error)}.{_sentence(cure)}") from error
+
+
+def per(name: str, value: Any, shape: tuple[int, ...], each: str) -> NDArray[np.float64]:
+    """Return `value` as an array of this shape if it is one number, or one for each, else raise ValueError."""
+    out = numbers(name, value)
+    try:
+        return np.broadcast_to(out, shape)
+    except ValueError as error:
+        raise ValueError(f"{name} must be one number or one per {each}, shape {shape}; got shape {out.shape}.") from error
+
+
+def called(name: str, function: Callable[..., Any], *given: Any, shape: tuple[int, ...], cure: str = "") -> NDArray[np.float64]:
+    """What a function of the user's gives, as finite numbers of this shape; else ValueError."""
+    try:
+        value = function(*given)
+    except MemoryError:
+        raise
+    except Exception as error:
+        raise ValueError(f"{name} fails with {type(error).__name__}: {_reason(error)}.{_sentence(cure)}") from error
+    out = numbers(name, value, f"of shape {shape}", cure)
+    if out.shape != shape or not np.isfinite(out).all():
+        raise ValueError(f"{name} must be finite numbers of shape {shape}, got {shown(out)}.{_sentence(cure)}")
+    return out
 
 
 KINDS = {"c": "complex", "U": "text", "S": "bytes", "T": "text", "M": "dates", "m": "differences of dates", "V": "records"}
@@ -249,6 +293,14 @@ def _refuse_traced(name: str, value: Any) -> None:
 
 def _wrong(name: str, expected: str, value: Any, cure: str = "") -> ValueError:
     return ValueError(f"{name} must be {expected}, got {shown(value)}.{_sentence(cure)}")
+
+
+def _reason(error: Exception) -> str:
+    """What an exception says, on one line."""
+    try:
+        return " ".join(str(error).split()).rstrip(".") or type(error).__name__
+    except Exception:
+        return type(error).__name__
 
 
 def _sentence(cure: str) -> str:

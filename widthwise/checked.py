@@ -223,10 +223,11 @@ def _either(parts: tuple[Any, ...]) -> Rule:
 
 def _pair(parts: tuple[Any, ...]) -> Rule:
     each = [rule_of(part) for part in parts]
-    words = f"({', '.join(rule.words for rule in each)})"
+    inside = f"({', '.join(rule.words for rule in each)})"
+    words = f"{'a pair' if len(each) == 2 else f'{len(each)} entries'} {inside}"
 
     def read(name: str, value: Any, sizes: Sizes) -> Any:
-        entries = check.sequence(name, value)
+        entries = check.sequence(name, value) if _is_sequence(value) else []
         if len(entries) != len(each):
             raise ValueError(f"{name} must be {words}, got {check.shown(value)}.")
         return tuple(rule.read(f"entry {i} of {name}", x, sizes) for i, (rule, x) in enumerate(zip(each, entries, strict=True)))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import os
 
 import jax
@@ -25,6 +26,11 @@ def available_bytes() -> int:
     except (OSError, ValueError):
         pass  # no container, or no limit
     return free
+
+
+def room_for(shape: tuple[int, ...], what: str, cure: str) -> None:
+    """Raise MemoryError if there is no room for an array of float64 of this shape."""
+    require(8.0 * math.prod(shape), f"{what} of shape {shape}", cure)
 
 
 def require(needed: int | float, what: str, cure: str, allowed: float | None = None) -> None:

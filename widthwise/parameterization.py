@@ -195,6 +195,8 @@ class Parameterization:
             optimizer: whose learning rate.
             blocks: for a matrix inside a residual block, the number L of blocks.
         """
+        if blocks is not None:
+            check.count("blocks", blocks)
         rate: Entry = "adam" if optimizer == "adam" else "learning_rate"
         a, b, c = (self._number(role, entry, width, fan_in) for entry in ("multiplier", "init_std", rate))
         if blocks is not None and self.branch_power:
@@ -226,6 +228,8 @@ class Parameterization:
     def _number(self, role: Role, entry: Entry, width: int, fan_in: int) -> float:
         """An entry of the table at this width."""
 
+        check.count("width", width), check.count("fan_in", fan_in)
+
         def at(kind: Kind, N: int, F: float) -> float:
             return getattr(TABLE[kind][role], entry).at(N, F, self.gamma0)
 
@@ -244,12 +248,12 @@ class Parameterization:
     @checked
     def branch(self, blocks: int) -> float:
         """L^-alpha, what multiplies each of L residual branches."""
-        return float(blocks**-self.branch_power)
+        return float(check.count("blocks", blocks) ** -self.branch_power)
 
     @checked
     def feature_learning_strength(self, width: int) -> float:
         """The gamma0 at which the mean-field network of this width is the same network."""
-        lazy = self.kind in ("ntk", "standard")
+        lazy, width = self.kind in ("ntk", "standard"), check.count("width", width)
         return self.gamma0 / (width if lazy else self.base_width or 1) ** 0.5
 
     @property

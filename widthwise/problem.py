@@ -14,6 +14,7 @@ import jax
 import numpy as np
 from numpy.typing import NDArray
 
+from widthwise import check
 from widthwise.activation import NAMED, Activation
 from widthwise.architecture import MLP, NAMES, Architecture, ResidualMLP
 from widthwise.data import Stream
@@ -58,7 +59,9 @@ class Problem:
         for field, kinds in _PARTS.items():
             value = getattr(self, field)
             if not isinstance(value, kinds):
-                raise ValueError(f"Problem's {field} must be a {' or '.join(k.__name__ for k in kinds)}, got {value!r}.")
+                raise ValueError(
+                    f"Problem's {field} must be a {' or '.join(k.__name__ for k in kinds)}, got {check.shown(value)}."
+                )
         if isinstance(self.task, Stream):
             self._check_stream()
         else:

@@ -65,7 +65,9 @@ class Spectrum:
             )
         power = check.array("power", self.power, 1, "(n,)")
         many = np.ones(len(lam)) if self.multiplicity is None else check.array("multiplicity", self.multiplicity, 1, "(n,)")
-        label = None if self.label is None else np.asarray(self.label)
+        label = None if self.label is None else np.asarray(check.raw("label", self.label))
+        if label is not None and not label.ndim:
+            raise ValueError(f"label must have one entry per eigenvalue, n = {len(lam)}; got {check.shown(self.label)}.")
         for name, x in (("power", power), ("multiplicity", many), ("label", label)):
             if x is not None and len(x) != len(lam):
                 raise ValueError(f"{name} must have one entry per eigenvalue, n = {len(lam)}; got {len(x)}.")

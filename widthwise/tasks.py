@@ -11,6 +11,7 @@ from numpy.typing import NDArray
 
 from widthwise import check
 from widthwise.checked import Numbers, checked
+from widthwise.memory import room_for
 
 
 @dataclass(frozen=True, eq=False)
@@ -104,8 +105,8 @@ class Task:
 
 def _targets(name: str, y: Any, rows: str) -> NDArray[np.float64]:
     """(n,) or (n, C) targets."""
-    rank = 2 if np.ndim(y) == 2 else 1
     cure = f"One target per sample, shape ({rows},), or one row of C targets, shape ({rows}, C)."
+    rank = 2 if check.numbers(name, y, f"of shape ({rows},)", cure).ndim == 2 else 1
     return check.array(name, y, rank, f"({rows},)" if rank == 1 else f"({rows}, C)", cure)
 
 
@@ -182,16 +183,21 @@ def stream(batches: Any, num_steps: int, X_test: Any = None, y_test: Any = None,
         Task('stream', P=44, Q=3, D=8)
     """
     taken: list[tuple[NDArray[np.float64], NDArray[np.float64]]] = []
+    if not isinstance(batches, Iterable) or isinstance(batches, type | str | bytes) or getattr(batches, "ndim", 1) == 0:
+        raise ValueError(f"batches must be an iterator of pairs (X, y), got {check.shown(batches)}.")
     source = iter(batches)
     for number in range(check.count("num_steps", num_steps) + 1):
         try:
-            X, y = next(source)
+            pair = next(source)
         except StopIteration:
             raise ValueError(
                 f"the stream ends early: after {number} of the {num_steps + 1} batches that {num_steps} steps need "
                 f"(the last is only measured). Make it longer, or take num_steps={max(number - 1, 0)}."
             ) from None
         try:
+            if not isinstance(pair, tuple | list) or len(pair) != 2:
+                raise ValueError(f"it must be a pair (X, y), got {check.shown(pair)}.")
+            X, y = pair
             X, y = check.array("X", X, 2, "(B, D)"), _targets("y", y, "B")
             _same_length("X", X, "y", y)
             if taken and (X.shape, y.shape) != (taken[0][0].shape, taken[0][1].shape):
@@ -281,8 +287,8 @@ def multi_index(
     u = X @ directions
     y = ((u**3 - 3 * u) / np.sqrt(6 * num_directions)).sum(1)
     if link is not None:
-        y = check.array("link(u)", link(u), 1, f"(n,) for u of shape (n, {num_directions})", "E.g. lambda u: u[:, 0] ** 2.")
-        _same_length("u", u, "link(u)", y)
+        cure = f"It takes u of shape (n, {num_directions}) to (n,), e.g. lambda u: u[:, 0] ** 2."
+        y = check.called("link(u)", link, u, shape=(len(u),), cure=cure)
     return _split(X, y, num_train, f"multi-index k={num_directions}")
 
 
@@ -394,8 +400,9 @@ def _projector(task: Task, directions: Any) -> NDArray[np.float64]:
 
 def _normal(num_train: int, num_test: int, input_dim: int, seed: int) -> tuple[NDArray[np.float64], np.random.Generator]:
     total = check.count("num_train", num_train) + check.count("num_test", num_test, least=0)
+    room_for((3, total, check.count("input_dim", input_dim)), "inputs", "Ask for fewer.")
     rng = _rng(seed)
-    return rng.standard_normal((total, check.count("input_dim", input_dim))), rng
+    return rng.standard_normal((total, input_dim)), rng
 
 
 def _rng(seed: int) -> np.random.Generator:

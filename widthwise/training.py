@@ -297,7 +297,7 @@ class GradientDescent:
     @checked
     def rates(self, depth: int) -> Float[np.ndarray, "layers"]:
         """(L + 1,) factors of eta0 of the layers."""
-        return np.ones(depth + 1) if self.layer_rates is None else np.array(self.layer_rates)
+        return np.ones(check.count("depth", depth, most=10**6) + 1) if self.layer_rates is None else np.array(self.layer_rates)
 
     def Delta(self, f: Any, y: Any) -> Any:
         """-d loss / d f for the mean over samples: f (..., n) with y (n,), or (..., n, C) with (n, C); numpy in, numpy out."""

@@ -174,12 +174,12 @@ def _of_values(y: np.ndarray, y_error: Any, num_seeds: Any, x: np.ndarray, order
         if num_seeds is not None:
             raise ValueError("num_seeds says what y_error is told from: pass y_error too.")
         return contrasts.unknown_logs(y)
-    error = np.broadcast_to(np.asarray(y_error, dtype=float), x.shape)[order]
+    error = check.per("y_error", y_error, x.shape, "x")[order]
     if not (error >= 0).all():
         raise ValueError(f"y_error must be zero or above, got {error.tolist()}.")
     if num_seeds is None:
         return _resolved(contrasts.exact_logs(y, error), x)
-    num = np.broadcast_to(np.asarray(num_seeds, dtype=float), x.shape)[order]
+    num = check.per("num_seeds", num_seeds, x.shape, "x")[order]
     if not (num >= 2).all():
         raise CannotTell(f"a standard error needs two seeds or more at every x, got num_seeds {num.tolist()}.")
     return _resolved(contrasts.estimated_logs(y, error, num), x)
@@ -188,7 +188,9 @@ def _of_values(y: np.ndarray, y_error: Any, num_seeds: Any, x: np.ndarray, order
 def _of_samples(samples: Any, statistic: Statistic, x: np.ndarray, order: np.ndarray) -> Logs:
     function, group = _statistic(statistic)
     together = isinstance(samples, np.ndarray)
-    runs = [np.asarray(r, dtype=float) for r in ([samples] if together else samples)]
+    runs = [check.numbers("samples", r) for r in ([samples] if together else check.sequence("samples", samples))]
+    if any(r.ndim < 1 for r in runs):
+        raise ValueError("samples must be an array (runs, n) or a list of n arrays of runs, got a list of numbers.")
     if (runs[0].ndim < 2 or runs[0].shape[1] != len(x)) if together else len(runs) != len(x):
         got = runs[0].shape if together else f"{len(runs)} arrays"
         raise ValueError(f"samples must be an array (runs, n) or a list of n arrays, n = {len(x)} as x; got {got}.")

@@ -62,10 +62,7 @@ class BranchingPosterior:
         Raises:
             ValueError: another shape.
         """
-        k = check.array("kernels", kernels, 3, "(Lb, M, P)")
-        if k.shape[0] != len(self.scales) or k.shape[2] != len(self.weights):
-            raise ValueError(f"kernels must have shape ({len(self.scales)}, M, {len(self.weights)}), got {k.shape}.")
-        return np.einsum("l,lmp,p->m", self.scales, k, self.weights)
+        return np.einsum("l,lmp,p->m", self.scales, self._kernels(kernels), self.weights)
 
     @checked
     def variance(self, kernels: Numbers, own: Numbers) -> Float[np.ndarray, "points"]:
@@ -74,10 +71,21 @@ class BranchingPosterior:
         Args:
             kernels: (Lb, M, P), as in `mean`.
             own: (Lb, M) K_l of each new point with itself.
+
+        Raises:
+            ValueError: another shape.
         """
-        k = np.einsum("l,lmp->mp", self.scales, check.array("kernels", kernels, 3, "(Lb, M, P)"))
-        prior = self.scales @ check.array("own", own, 2, "(Lb, M)")
+        k, each = self._kernels(kernels), check.array("own", own, 2, "(Lb, M)")
+        if each.shape != k.shape[:2]:
+            raise ValueError(f"own must have shape {k.shape[:2]}, as kernels has; got {each.shape}.")
+        k, prior = np.einsum("l,lmp->mp", self.scales, k), self.scales @ each
         return prior - (k * np.linalg.solve(self.kernel + self.noise * np.eye(len(self.kernel)), k.T).T).sum(1)
+
+    def _kernels(self, kernels: Any) -> Float[np.ndarray, "branches points P"]:
+        k = check.array("kernels", kernels, 3, "(Lb, M, P)")
+        if k.shape[0] != len(self.scales) or k.shape[2] != len(self.weights):
+            raise ValueError(f"kernels must have shape ({len(self.scales)}, M, {len(self.weights)}), got {k.shape}.")
+        return k
 
 
 @checked
@@ -140,7 +148,10 @@ def branching_posterior(
         """2 S, its gradient and its Hessian in v = log u."""
         u = np.exp(v)
         parts = u[:, None, None] * K
-        L = np.linalg.cholesky(parts.sum(0) + T * np.eye(len(Y)))
+        try:
+            L = np.linalg.cholesky(parts.sum(0) + T * np.eye(len(Y)))
+        except np.linalg.LinAlgError as error:
+            raise ValueError(f"noise={T:g} is lost beside kernels of size {np.abs(parts).max():.1g}: raise it.") from error
         half = np.linalg.inv(L)
         whitened = half @ parts @ half.T  # L^-1 u_l K_l L^-T
         z = half @ Y

@@ -48,7 +48,7 @@ def sgd_risk(
         >>> sgd_risk(Spectrum([1.0], [1.0]), [0.5], batch=1, steps=1).tolist()  # 1 - 2/2 + 2/4 + 1/4
         [[1.0, 0.75]]
     """
-    return np.stack(list(_losses(spectrum, _rates(eta), batch, check.count("steps", steps), noise)), 1)
+    return np.stack(list(_losses(spectrum, _rates(eta), batch, check.count("steps", steps, most=check.MANY), noise)), 1)
 
 
 @checked
@@ -76,7 +76,7 @@ def steps_to_target(
     check.positive("target", target)
     out = []
     for batch in batches:
-        losses = _losses(spectrum, rates, batch, check.count("most", most), noise)
+        losses = _losses(spectrum, rates, batch, check.count("most", most, most=check.MANY), noise)
         out.append(next((float(t) for t, loss in enumerate(losses) if (loss <= target).any()), np.nan))
     return np.array(out)
 

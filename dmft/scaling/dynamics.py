@@ -72,7 +72,7 @@ def train(
 
     Raises:
         ValueError: batches of a fixed data set; settings that this model has not.
-        ArithmeticError: errors grow beyond numbers (a learning rate far beyond the edge of stability).
+        ValueError: errors grow beyond numbers (a learning rate far beyond the edge of stability).
 
     Example:
         >>> spectrum = Spectrum.power_law(1.75, 1.25, 1000).binned(8)
@@ -105,8 +105,7 @@ def setting(
         ValueError: sizes that are not one number above zero; num_samples beside online training.
     """
     for name, value in (("num_features", num_features), ("num_samples", num_samples)):
-        if sizes(name, value).ndim:
-            raise ValueError(f"{name} must be one number here, got {value!r:.80}. `flow` takes many at once.")
+        sizes(name, value)
     if training.online and not np.isinf(num_samples):
         raise ValueError(f"online training sees fresh samples at every step: leave num_samples out, got {num_samples!r}.")
     r = 1 / training.batch_size if training.batch_size else 1 / num_samples
@@ -198,7 +197,7 @@ def _causal(sweep: Callable[[int, State], State], state: State) -> State:
             if change < TOLERANCE:
                 break
         if not change < ROUNDING:
-            raise ArithmeticError(
+            raise ValueError(
                 f"no fixed point up to state {end} (last relative change {change:.1g}): errors grow out of bounds. Is "
                 "the learning rate beyond 2 / (largest eigenvalue), or gamma too large for it?"
             )

@@ -84,6 +84,7 @@ def feature_flow(spectrum: Spectrum, times: Numbers, gamma: float, *, per_decade
         [0.5, 0.66]
     """
     t, gamma = increasing(times), check.at_least_zero("gamma", gamma)
+    check.count("per_decade", per_decade, most=10**5)
     if t.ndim != 1:
         raise ValueError(f"times must have shape (T,), got {t.shape}.")
     modes = Modes.of(spectrum)
@@ -124,6 +125,10 @@ def feature_flow(spectrum: Spectrum, times: Numbers, gamma: float, *, per_decade
         rich = coefficients(x)[0]
         norm[i] = (rich - 1) / gamma if gamma else many @ (w2 * x**2)
         residual[i, learned] = 1 - x
+    if not np.isfinite(loss).all():
+        raise ValueError(
+            f"gamma={gamma:g} is too large to integrate with per_decade={per_decade}: lower it, or raise per_decade."
+        )
     return FeatureFlow(t, loss, norm, residual[:, : len(spectrum.lam)])
 
 

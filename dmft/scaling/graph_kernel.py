@@ -17,6 +17,7 @@ of this objective was not at hand. Deep processes of finite width, sampled, do c
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import partial
 from typing import Any, NamedTuple
@@ -75,7 +76,7 @@ def graph_kernel(
     features: Numbers,
     adjacency: Numbers,
     y: Numbers,
-    labelled: Any,
+    labelled: Sequence[int],
     *,
     nu: float,
     hidden_layers: int = 1,
@@ -108,8 +109,8 @@ def graph_kernel(
     X, A = check.array("features", features, 2, "(n, D)"), check.array("adjacency", adjacency, 2, "(n, n)")
     Y = check.array("y", y, 2, "(m, outputs)")
     n, L = len(X), check.count("hidden_layers", hidden_layers)
-    known = np.asarray(labelled)
-    if A.shape != (n, n) or known.shape != (len(Y),) or known.min() < 0 or known.max() >= n:
+    known = np.array(labelled, dtype=int)
+    if A.shape != (n, n) or known.shape != (len(Y),) or not known.size or known.min() < 0 or known.max() >= n:
         raise ValueError(
             f"adjacency must be ({n}, {n}) and labelled name {len(Y)} nodes of 0 ... {n - 1}; got {A.shape} and {known.shape}."
         )
@@ -123,7 +124,13 @@ def graph_kernel(
             return float(out), np.asarray(slope)
 
         start = -value(zero)[0] * (1 + strength)
-        found = minimize(value, zero, jac=True, method="L-BFGS-B", options={"maxiter": most, "gtol": 1e-9, "ftol": 1e-14})
+        found = minimize(
+            value,
+            zero,
+            jac=True,
+            method="L-BFGS-B",
+            options={"maxiter": check.count("most", most), "gtol": 1e-9, "ftol": 1e-14},
+        )
         grams, K, divergence = _layers(jnp.asarray(found.x), given, L)
         k = np.asarray(K)
         mean = k[:, known] @ np.linalg.solve(k[np.ix_(known, known)] + s2 * np.eye(len(Y)), Y)

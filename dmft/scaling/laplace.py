@@ -50,7 +50,7 @@ def talbot(num_nodes: int) -> tuple[Complex[np.ndarray, "half"], Complex[np.ndar
         >>> abs((w / (z / 2 + 3)).sum().real / 2 - np.exp(-6)) < 1e-10  # 1 / (s + 3) at t = 2
         np.True_
     """
-    n = check.count("num_nodes", num_nodes, least=4)
+    n = check.count("num_nodes", num_nodes, "The default is as exact as float64 allows.", least=4, most=200)
     if n % 2:
         raise ValueError(f"num_nodes must be even, got {n}.")
     theta = np.pi * (2 * np.arange(n // 2) + 1) / n
@@ -100,7 +100,7 @@ def _newton(modes: Modes, kappa: Any, s: Any, r: Any, u: Any) -> Any:
         kappa = kappa * np.exp(step)
         if np.abs(step).max() < 1e-12:
             return kappa
-    raise ArithmeticError(
+    raise ValueError(
         f"kappa(s) was lost after {NEWTON} Newton steps (last relative step {np.abs(step).max():.1g}). Take fewer decades of "
         "time in one call, or report the spectrum."
     )
@@ -144,9 +144,9 @@ def flow(
         [[0.845, 0.27, 0.272], [0.812, 0.113, 0.119]]
     """
     sigma2, decay = check.at_least_zero("noise", noise) ** 2, check.at_least_zero("weight_decay", weight_decay)
-    k, n = np.broadcast_arrays(sizes("num_features", num_features), sizes("num_samples", num_samples))
+    k, n = check.broadcast(num_features=sizes("num_features", num_features), num_samples=sizes("num_samples", num_samples))
     t = increasing(times)
-    shape = np.broadcast_shapes((*k.shape, 1), t.shape)
+    shape = check.broadcast(sizes=k[..., None], times=t)[0].shape
     t = np.broadcast_to(t, shape).reshape(-1, shape[-1])
     u, r = (np.broadcast_to(1 / x[..., None], (*shape[:-1], 1)).ravel() for x in (k, n))
     modes = Modes.of(spectrum)
@@ -211,6 +211,6 @@ def residuals(
 def increasing(times: Any) -> Float[np.ndarray, "*sizes times"]:
     """Times as an array, above zero and increasing along the last axis, else ValueError."""
     t = check.array("times", np.atleast_1d(np.asarray(times)), max(1, np.ndim(times)), "(..., T)")
-    if (t <= 0).any() or (np.diff(t, axis=-1) <= 0).any():
+    if (t < 1 / check.HUGE).any() or (np.diff(t, axis=-1) <= 0).any():
         raise ValueError("times must be above zero and increasing: sort them; at t = 0 the error is the target's power.")
     return t

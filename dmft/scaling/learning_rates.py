@@ -126,7 +126,7 @@ def phase_portrait(gamma: Numbers, eta: Numbers, depth: int, *, steps: int = 100
     rates = check.array("eta", eta, 1, "(e,)")
     if (rates <= 0).any() or (np.diff(rates) <= 0).any():
         raise ValueError(f"eta must be above zero and rising, got {rates.tolist()!r:.80}.")
-    check.count("steps", steps)
+    check.count("steps", steps, most=check.MANY)
     f = train_weights(np.ones((len(g), len(rates))), g[:, None], rates, L, y, steps)
     with np.errstate(over="ignore"):
         loss = np.where(np.isfinite(f), (f / y - 1) ** 2, np.inf)

@@ -38,6 +38,9 @@ STEPS = 200
 BLOCK = 4_000_000
 """Points times modes that are worked on at once."""
 
+LEAST, MOST = 1e-6, 1e30
+"""Numbers of samples and features; beyond, float64 loses the equations' digits."""
+
 TINY = 1e-40
 """Eigenvalue, over the largest, of the modes that were left out of the spectrum."""
 
@@ -70,10 +73,25 @@ def sizes(name: str, value: Any) -> Float[np.ndarray, "..."]:
     Raises:
         ValueError: what is not such a number.
     """
-    out = np.asarray(value, dtype=np.float64) if np.isrealobj(value) else np.array(np.nan)
+    out = check.numbers(name, value)
     if out.size == 0 or not (out > 0).all():
-        raise ValueError(f"{name} must be above zero (np.inf for the limit), got {value!r:.80}.")
+        raise ValueError(f"{name} must be above zero (np.inf for the limit), got {check.shown(value)}.")
+    if (odd := (out < LEAST) | ((out > MOST) & np.isfinite(out))).any():
+        raise ValueError(f"{name} must be from {LEAST:g} to {MOST:g}, or np.inf for the limit; got {out[odd][0]:g}.")
     return out
+
+
+def ridges(value: Any) -> Float[np.ndarray, "..."]:
+    """Ridges as an array: finite and not negative, else ValueError."""
+    out = check.numbers("ridge", value)
+    if out.size == 0 or not ((out >= 0) & (out <= check.HUGE)).all():
+        raise ValueError(f"ridge must be finite and not negative, got {check.shown(value)}.")
+    return out
+
+
+def _together(num_samples: Any, num_features: Any, ridge: Any) -> list[np.ndarray]:
+    n, k = sizes("num_samples", num_samples), sizes("num_features", num_features)
+    return check.broadcast(num_samples=n, num_features=k, ridge=ridges(ridge))
 
 
 def four(
@@ -119,11 +137,7 @@ def resolution(
         >>> resolution(spectrum, 4.0).round(12).tolist(), resolution(spectrum, [4.0, 20.0], 5.0).round(12).tolist()
         (1.5, [1.5, 1.0])
     """
-    n, k, delta = np.broadcast_arrays(
-        sizes("num_samples", num_samples), sizes("num_features", num_features), np.asarray(ridge, dtype=np.float64)
-    )
-    if not (np.isfinite(delta) & (delta >= 0)).all():
-        raise ValueError(f"ridge must be finite and not negative, got {ridge!r:.80}.")
+    n, k, delta = _together(num_samples, num_features, ridge)
     modes, shape = Modes.of(spectrum), n.shape
     n, k, delta = n.ravel(), k.ravel(), delta.ravel()
     per_sample, per_feature = 1 / n, 1 / k
@@ -189,9 +203,7 @@ def random_features(
         [0.414, 0.34, 0.309]
     """
     sigma2 = check.at_least_zero("noise", noise) ** 2
-    n, k, delta = np.broadcast_arrays(
-        sizes("num_samples", num_samples), sizes("num_features", num_features), np.asarray(ridge, dtype=np.float64)
-    )
+    n, k, delta = _together(num_samples, num_features, ridge)
     kappa = resolution(spectrum, n, k, ridge=delta).ravel()
     modes = Modes.of(spectrum)
     parts = np.empty((6, len(kappa)))
@@ -240,7 +252,7 @@ def optimal_ridge(
         >>> bool(test[1] < test[0]), bool((ridge > 0).all())
         (True, True)
     """
-    n, k = np.broadcast_arrays(sizes("num_samples", num_samples), sizes("num_features", num_features))
+    n, k, _ = _together(num_samples, num_features, 0.0)
     if np.isinf(n).any():
         raise ValueError("num_samples must be finite: with infinitely many samples the best ridge is zero.")
     scale = np.log10(np.maximum(n * spectrum.lam[0], spectrum.trace))

@@ -60,7 +60,7 @@ def spectral_moments(
     X = check.array("features", features, 2, "(P, Q)")
     Y = X if trial is None else check.array("trial", trial, 2, "(P, Q)")
     check.count("order", order)
-    check.count("repeats", repeats)
+    check.count("repeats", repeats, most=check.MANY)
     if X.shape != Y.shape:
         raise ValueError(f"trial must have the shape of features, {X.shape}; got {Y.shape}. It is the same, measured again.")
     if order > min(X.shape):

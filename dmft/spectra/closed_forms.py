@@ -61,7 +61,8 @@ def sphere(
     angle = np.pi / 2 * (1 + x)
     t, weight = np.cos(angle), w * np.sin(angle) ** (D - 2)
     weight = weight / weight.sum()
-    values = check.array("kernel(t)", kernel(np.append(t, 1.0)), 1, f"({NODES + 1},)", "It takes an array t in [-1, 1].")
+    cure = "It takes an array t in [-1, 1]."
+    values = check.called("kernel(t)", kernel, np.append(t, 1.0), shape=(NODES + 1,), cure=cure)
     P = gegenbauer(L, D, t)
     eta, top = P @ (weight * values[:-1]), values[-1]
     if (eta < -1e-8 * abs(top)).any() or not top > 0:
@@ -130,7 +131,7 @@ def ntk(architecture: MLP, kind: str = "ntk") -> Callable[[Float[np.ndarray, "no
     shift = architecture.bias**2
 
     def kernel(t: Float[np.ndarray, "nodes"]) -> Float[np.ndarray, "nodes"]:
-        Phi = np.atleast_1d(np.asarray(t, dtype=np.float64))[:, None]
+        Phi = check.array("t", np.atleast_1d(check.numbers("t", t)), 1, "(n,)")[:, None]
         a, b = np.ones(len(Phi)), np.ones(1)
         features, slopes = [Phi], []
         with float64():

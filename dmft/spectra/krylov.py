@@ -91,9 +91,10 @@ def top(
     check.count("num_modes", num_modes)
     if num_modes >= P:
         raise ValueError(f"Lanczos finds fewer modes than points, P = {P}; got num_modes={num_modes}. Use Spectrum.of_kernel.")
+    multiply = _product(multiply, P)
     operator = LinearOperator((P, P), matvec=lambda v: multiply(np.ravel(v)), dtype=np.float64)
-    start = np.random.default_rng(seed).standard_normal(P)
-    values, vectors = eigsh(operator, k=num_modes, which="LA", tol=tol, v0=start)
+    start = np.random.default_rng(check.seed("seed", seed)).standard_normal(P)
+    values, vectors = eigsh(operator, k=num_modes, which="LA", tol=check.at_least_zero("tol", tol), v0=start)
     values, vectors = values[::-1], vectors[:, ::-1]
     residual = np.stack([multiply(v) for v in vectors.T], axis=1) - vectors * values
     lam, power = np.maximum(values, 0.0) / P, ((vectors.T @ y.reshape(P, -1)) ** 2).sum(1) / P
@@ -159,16 +160,22 @@ def trace_of(
     """
     size = check.count("size", size)
     steps = min(check.count("num_steps", num_steps, least=2), size)
-    probes = check.count("num_probes", num_probes, "The error bar needs two.", least=2)
-    rng = np.random.default_rng(seed)
+    probes = check.count("num_probes", num_probes, "The error bar needs two.", least=2, most=check.MANY)
+    multiply = _product(multiply, size)
+    rng = np.random.default_rng(check.seed("seed", seed))
     values = np.zeros((2, probes))
     for i in range(probes):
         alpha, beta = _lanczos(multiply, rng.choice([-1.0, 1.0], size), steps)
         for which, m in enumerate((max(len(alpha) - 1, 1), len(alpha))):
             theta, vectors = np.linalg.eigh(np.diag(alpha[:m]) + np.diag(beta[: m - 1], 1) + np.diag(beta[: m - 1], -1))
-            values[which, i] = size * (vectors[0] ** 2 @ function(theta))
+            values[which, i] = size * (vectors[0] ** 2 @ check.called("function(x)", function, theta, shape=theta.shape))
     error = values[1].std(ddof=1) / np.sqrt(probes)
     return TraceEstimate(float(values[1].mean()), float(error), float(abs(np.diff(values.mean(1))[0])), probes)
+
+
+def _product(multiply: Multiply, size: int) -> Multiply:
+    """`multiply`, what it gives checked."""
+    return lambda v: check.called("multiply(v)", multiply, v, shape=(size,), cure=f"It takes v ({size},) to K v.")
 
 
 def _lanczos(multiply: Multiply, z: Vector, steps: int) -> tuple[Float[np.ndarray, "steps"], Float[np.ndarray, "steps"]]:

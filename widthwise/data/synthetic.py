@@ -13,6 +13,7 @@ from numpy.typing import NDArray
 from widthwise import check
 from widthwise.checked import checked
 from widthwise.data.stream import Batch, Stream, endless, generator
+from widthwise.memory import room_for
 
 
 @checked
@@ -40,6 +41,7 @@ def multi_index(input_dim: int = 16, num_directions: int = 3, degree: int = 3, *
     if check.count("num_directions", num_directions) > check.count("input_dim", input_dim):
         raise ValueError(f"num_directions must be at most input_dim = {input_dim}, got {num_directions}.")
     check.count("degree", degree)
+    room_for((input_dim, num_directions), "directions", "Lower input_dim.")
     rng = generator(check.seed("seed", seed), 1)
     directions, _ = np.linalg.qr(rng.standard_normal((input_dim, num_directions)))
     factors = (itertools.combinations_with_replacement(range(num_directions), n) for n in range(1, degree + 1))
