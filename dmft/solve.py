@@ -17,6 +17,7 @@ from dmft.method import Method, Solution
 from dmft.two_layer import TwoLayer
 from widthwise import MLP, Problem, Result, Task, Trajectory, check
 from widthwise.activation import NAMED
+from widthwise.checked import checked
 from widthwise.result import provenance
 from widthwise.storage import held
 from widthwise.trajectory import chosen_steps
@@ -27,6 +28,7 @@ LARGEST_GRID = 3000
 """Steps times points up to which DeepLinear, whose cost is their cube, is chosen."""
 
 
+@checked
 def solve(
     problem: Problem,
     method: Method | None = None,
@@ -35,7 +37,7 @@ def solve(
     max_seconds: float | None = None,
     seed: int = 0,
     save_kernels: Iterable[int] | None = None,
-    save: Iterable[str] = (),
+    save: str | Iterable[str] = (),
     checkpoint: str | os.PathLike[str] | None = None,
     progress: bool = True,
     throw: bool = True,

@@ -24,6 +24,7 @@ from tqdm import tqdm
 
 from finite import ensemble, fit, observe
 from widthwise import Problem, Result, check
+from widthwise.checked import checked
 from widthwise.data import Stream
 from widthwise.memory import require
 
@@ -53,6 +54,7 @@ class CoordinateCheck:
     update: Float[np.ndarray, "widths seeds fields"]
     limit: dict[str, tuple[float, float]]
 
+    @checked
     def slopes(self, what: str = "update") -> dict[str, tuple[float, float]]:
         """Exponent of "update" or "size" in the width and its standard error, field by field, from the spread over seeds.
 
@@ -67,6 +69,7 @@ class CoordinateCheck:
         slope = np.where(finite, slope, np.inf)
         return {name: (float(slope[i]), float(error[i])) for i, name in enumerate(self.fields)}
 
+    @checked
     def expected(self, field: str) -> float | None:
         """The exponent of the update in the limit; None where there is no limit."""
         limit = self.problem.parameterization.limit
@@ -137,6 +140,7 @@ def slope_of(x: Float[np.ndarray, "W"], y: Float[np.ndarray, "W *columns"], nois
     return lever @ y, np.sqrt(lever**2 @ noise**2)
 
 
+@checked
 def coordinate_check(
     problem: Problem,
     *,

@@ -26,6 +26,7 @@ from finite.ensemble import CHUNK, Batch, Feed, Program, State
 from finite.keys import key_of
 from finite.log import Log
 from widthwise import Estimate, Problem, Result, Status, Trajectory, checkpoint
+from widthwise.checked import checked
 from widthwise.data import Stream
 from widthwise.memory import require
 from widthwise.result import provenance
@@ -270,6 +271,7 @@ def _trajectory(
     return Trajectory.of(steps, kernel_steps, arrays)
 
 
+@checked
 def partial_result(path: str | os.PathLike[str], **own: Any) -> Result:
     """What a run has recorded so far: the Result of its last checkpoint, for a look while it goes on, or after it was killed.
 

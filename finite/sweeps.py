@@ -28,6 +28,7 @@ from finite import ensemble, fit
 from finite.coordinates import slope_of
 from finite.keys import key_of
 from widthwise import Problem, check
+from widthwise.checked import checked
 from widthwise.memory import require
 from widthwise.storage import read_arrays, with_suffix, write_arrays
 
@@ -255,6 +256,7 @@ def minimum(x: Float[np.ndarray, "rates"], y: Float[np.ndarray, "... rates"]) ->
     return np.where(i == inner, x[inner] + (share * b - (1 - share) * a) / 2, x[i])
 
 
+@checked
 def sweep(
     problem: Problem,
     *,

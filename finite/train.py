@@ -22,6 +22,7 @@ from finite import measure, mlp
 from finite.keys import key_of
 from finite.log import run_name
 from widthwise import MLP, Activation, Estimate, Loss, Problem, Result, Status, Task, Trajectory, check
+from widthwise.checked import checked
 from widthwise.memory import available_bytes, require
 from widthwise.parameterization import LayerScale, Role
 from widthwise.precision import computing_in
@@ -88,6 +89,7 @@ class Now(NamedTuple):
     y: Any = None  # (B, C)
 
 
+@checked
 def train(
     problem: Problem,
     *,
@@ -95,7 +97,7 @@ def train(
     num_seeds: int,
     seed: int = 0,
     save_kernels: Iterable[int] | None = None,
-    save: Iterable[str] = (),
+    save: str | Iterable[str] = (),
     record: Iterable[int] | None = None,
     num_probes: int = 64,
     checkpoint: str | os.PathLike[str] | None = None,

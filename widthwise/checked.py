@@ -187,7 +187,10 @@ SIMPLE: dict[Any, Rule] = {
     Size: Rule("a whole number or np.inf", _is_number, _size),
     Numbers: Rule("an array of numbers", lambda v: _is_number(v) or _is_array(v), lambda name, v, _: check.numbers(name, v)),
 }
-CURES = {"Result": "It is what dmft.solve and finite.train return."}
+CURES = {
+    "Result": "It is what dmft.solve and finite.train return.",
+    "Method": "Pass dmft.March(), dmft.TwoLayer(), dmft.DeepLinear() or dmft.Lazy(), or leave it out.",
+}
 
 
 def _instance(kind: type) -> Rule:

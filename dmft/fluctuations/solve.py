@@ -18,11 +18,13 @@ from dmft.fluctuations.functional import jumps
 from dmft.fluctuations.response import Replica, Response, Setting, replicas, respond
 from dmft.physics import LEAST_GAMMA0, Form
 from widthwise import MLP, Estimate, Fluctuations, Problem, Result, Status, Task, Trajectory, check
+from widthwise.checked import checked
 from widthwise.precision import float64
 from widthwise.result import provenance
 from widthwise.trajectory import chosen_steps
 
 
+@checked
 def fluctuations(
     problem: Problem,
     *,
