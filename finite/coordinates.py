@@ -183,6 +183,7 @@ def coordinate_check(
     if len({*widths}) < 2:
         raise ValueError(f"widths must be at least two, to see what changes between them; got {widths}.")
     check.count("num_seeds", num_seeds, "Their spread is the error of the slopes.", least=2)
+    require(64.0 * num_seeds * len(widths), f"{num_seeds} networks at {len(widths)} widths", "Lower num_seeds.")
     keys = jax.random.split(jax.random.key(seed), num_seeds)
     probes = _probes(problem, num_probes)
     size, update = [], []

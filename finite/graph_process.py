@@ -83,6 +83,8 @@ def sample_graph_process(
     X, A = check.array("features", features, 2, "(n, D)"), check.array("adjacency", adjacency, 2, "(n, n)")
     Y, known = check.array("y", y, 1, "(m,)"), np.array(labelled, dtype=int)
     n, N, R = len(X), check.count("width", width), check.count("copies", copies)
+    check.no_empty_row("features", X)
+    check.no_empty_row("adjacency", A, "Every node is its own neighbour.")
     if A.shape != (n, n) or known.shape != Y.shape or not known.size or known.min() < 0 or known.max() >= n:
         raise ValueError(
             f"adjacency must be ({n}, {n}) and labelled name {len(Y)} nodes of 0 ... {n - 1}; got {A.shape} and {known.shape}."

@@ -181,8 +181,6 @@ def train(
     width = check.count("width", width, "It is the number N of neurons in every hidden layer.")
     num_seeds = check.count("num_seeds", num_seeds, "Two or more give an error bar.")
     seed = check.seed("seed", seed)
-    if seed >= 2**32:
-        raise ValueError(f"seed must be below 2^32, got {seed}.")
     check.choice("dtype", dtype, ("float32", "float64", "bfloat16"))
     accumulate = check.count("accumulate", accumulate)
     if memory is not None:

@@ -142,6 +142,25 @@ def test_shapes_that_go_together() -> None:
         check.broadcast(a=np.ones(2), b=np.ones(3))
 
 
+def test_arrays_of_some_shape() -> None:
+    assert check.per("x", 2, (3,), "step").tolist() == [2.0, 2.0, 2.0]
+    with pytest.raises(ValueError, match=r"x must be one number or one per step, shape \(3,\); got shape \(2,\)"):
+        check.per("x", [1, 2], (3,), "step")
+    check.no_empty_row("A", np.eye(2))
+    for small in (0.0, 1e-200):
+        with pytest.raises(ValueError, match="A must have no row of zeros, got one at index 1"):
+            check.no_empty_row("A", np.array([[1.0, 0.0], [small, 0.0]]))
+
+
+def test_functions_of_the_users() -> None:
+    assert check.called("f(x)", lambda x: 2 * x, np.ones(2), shape=(2,)).tolist() == [2.0, 2.0]
+    with pytest.raises(ValueError, match=r"f\(x\) fails with ZeroDivisionError: division by zero. Cure\."):
+        check.called("f(x)", lambda x: 1 / 0, np.ones(2), shape=(2,), cure="Cure.")
+    for bad in (1.0, [1.0, np.nan], "text", None):
+        with pytest.raises(ValueError, match=r"f\(x\) must be"):
+            check.called("f(x)", lambda x, bad=bad: bad, np.ones(2), shape=(2,))
+
+
 def test_a_sequence_without_end_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(check, "LONGEST", 100)
     with pytest.raises(ValueError, match="at most 100 entries"):

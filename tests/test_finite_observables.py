@@ -117,8 +117,8 @@ def test_online_observables_are_of_the_watched_points():
         (["Ntk"], None, "save must be one of 'NTK', 'eigenvalues', 'sharpness', 'update_size', 'h', 'z'; got 'Ntk'"),
         (["NTK", "phi_r"], None, "'phi_r' is a response of the theory"),
         (["g_u"], None, "leave it to dmft.solve"),
-        ([3], None, "save must be one of"),
-        (3, None, "save must be one of"),
+        ([3], None, "every entry of save must be text, got 3"),
+        (3, None, "save must be text or a sequence"),
         (["NTK"], [], r"save_kernels=\[\] keeps none"),
     ],
 )

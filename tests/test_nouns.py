@@ -519,8 +519,11 @@ BAD = {
     "seed 1.5": (lambda: tasks.sphere(3, input_dim=4, seed=1.5), "seed must be a whole number"),
     "D 0": (lambda: tasks.sphere(3, input_dim=0), "input_dim must be a whole number of at least 1, got 0"),
     "a step too far": (lambda: finite.train(a_problem(), width=8, num_seeds=2, save_kernels=[5]), r"must lie in 0 ... 4"),
-    "half a step": (lambda: finite.train(a_problem(), width=8, num_seeds=2, save_kernels=[0.5]), r"whole numbers in a list"),
-    "one step": (lambda: dmft.solve(a_problem(), save_kernels=3), r"whole numbers in a list, e.g. \[0, 4\]; got 3"),
+    "half a step": (
+        lambda: finite.train(a_problem(), width=8, num_seeds=2, save_kernels=[0.5]),
+        "every entry of save_kernels must be a whole",
+    ),
+    "one step": (lambda: dmft.solve(a_problem(), save_kernels=3), r"save_kernels must be a sequence like \[1, 2\], got 3"),
 }
 
 

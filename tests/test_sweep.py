@@ -280,7 +280,7 @@ BAD: dict[str, tuple[dict[str, Any], str]] = {
     "falling": ({"rates": [0.4, 0.2, 0.1]}, "above zero and rising"),
     "zero": ({"rates": [0.0, 0.2, 0.4]}, "above zero and rising"),
     "twice": ({"rates": [0.2, 0.2, 0.4]}, "above zero and rising"),
-    "infinite": ({"rates": [0.2, 0.4, np.inf]}, "rates has 1 NaN or infinite"),
+    "infinite": ({"rates": [0.2, 0.4, np.inf]}, "every entry of rates must be a finite number, got inf"),
     "no width": ({"widths": ()}, "widths must be different whole numbers, at least one"),
     "width twice": ({"widths": (16, 16)}, "widths must be different"),
     "width of half a neuron": ({"widths": (16.5, 32)}, "widths must be a whole number"),

@@ -175,6 +175,13 @@ def numbers(name: str, value: Any, kind: str = "of any shape", cure: str = "") -
         raise ValueError(f"{name} must be {expected}, got {shown(value)}: {_reason(error)}.{_sentence(cure)}") from error
 
 
+def no_empty_row(name: str, value: NDArray[np.float64], cure: str = "") -> None:
+    """Raise ValueError if all entries of a row are zero, or so small that their squares are."""
+    if not (empty := (np.abs(value).max(1) < 1 / HUGE)).any():
+        return
+    raise ValueError(f"{name} must have no row of zeros, got one at index {int(empty.argmax())}.{_sentence(cure)}")
+
+
 def raw(name: str, value: Any, cure: str = "", *, expected: str = "an array") -> NDArray[Any]:
     """Return `value` as an array of whatever it holds, else raise ValueError."""
     try:

@@ -189,7 +189,7 @@ SIMPLE: dict[Any, Rule] = {
 }
 CURES = {
     "Result": "It is what dmft.solve and finite.train return.",
-    "Method": "Pass dmft.March(), dmft.TwoLayer(), dmft.DeepLinear() or dmft.Lazy(), or leave it out.",
+    "Method": "Pass March(), TwoLayer(), DeepLinear() or Lazy(), or leave it out.",
 }
 
 

@@ -13,6 +13,9 @@ from widthwise.problem import Problem
 from widthwise.tasks import Task
 from widthwise.training import move
 
+UNEVEN, NEGATIVE = 1e-4, 1e-2
+"""How far from symmetric, over the largest entry, and how negative, over the largest eigenvalue, noise may make a kernel."""
+
 
 @checked
 def kernel_descent(problem: Problem, K: Numbers, kernel_steps: Numbers = None) -> Float[np.ndarray, "states points"]:
@@ -34,7 +37,8 @@ def kernel_descent(problem: Problem, K: Numbers, kernel_steps: Numbers = None) -
         (T+1, M), or (T+1, M, C) with C outputs.
 
     Raises:
-        ValueError: online training, decay or temperature; a flow of another loss than mse; shapes that do not fit.
+        ValueError: online training, decay or temperature; a flow of another loss than mse; shapes that do not fit; a kernel that is not
+            symmetric and positive.
 
     Example:
         >>> from widthwise import MLP, GradientDescent, Parameterization, Problem, Task
@@ -85,6 +89,16 @@ def _checked(task: Task, K: Any, kernel_steps: Any) -> tuple[Float[np.ndarray, "
             raise ValueError(f"kernel_steps must be {len(kernels)} increasing steps, one per kernel; got {steps.tolist()}.")
     if kernels.shape[1:] != (M, M):
         raise ValueError(f"K must be between the M = {M} train and test points, got shape {kernels.shape[1:]}.")
+    P, size = task.num_train, np.abs(kernels).max()
+    if np.abs(kernels - kernels.swapaxes(1, 2)).max() > UNEVEN * size:
+        raise ValueError("K must be symmetric, K[m, n] = K[n, m]. Pass (K + K.T) / 2.")
+    values = np.linalg.eigvalsh(kernels[:, :P, :P])
+    if (values[:, 0] < -NEGATIVE * values[:, -1]).any():
+        worst = int((values[:, 0] / np.maximum(values[:, -1], 1e-300)).argmin())
+        raise ValueError(
+            f"K must be positive: between train points it has eigenvalues from {values[worst, 0]:.3g} to {values[worst, -1]:.3g}"
+            f"{f' at step {steps[worst]:g}' if len(steps) > 1 else ''}; along the first f would run away."
+        )
     return kernels, steps
 
 

@@ -31,6 +31,7 @@ def cosine(num_steps: int, *, warmup_steps: int = 0, final: float = 0.0) -> Floa
     """
     rise = warmup(num_steps, warmup_steps)
     past = np.maximum(np.arange(num_steps) - warmup_steps, 0) / max(num_steps - warmup_steps, 1)
+    final = check.at_least_zero("final", final)
     return rise * (final + (1 - final) * (1 + np.cos(np.pi * past)) / 2)
 
 
@@ -44,7 +45,7 @@ def linear(num_steps: int, *, warmup_steps: int = 0, final: float = 0.0) -> Floa
     """
     rise = warmup(num_steps, warmup_steps)
     past = np.maximum(np.arange(num_steps) - warmup_steps, 0) / max(num_steps - warmup_steps, 1)
-    return rise * (1 + (final - 1) * past)
+    return rise * (1 + (check.at_least_zero("final", final) - 1) * past)
 
 
 @checked
@@ -55,5 +56,6 @@ def steps(num_steps: int, at: list[int], factor: float = 0.1) -> Float[np.ndarra
         >>> steps(4, at=[2], factor=0.5).tolist()
         [1.0, 1.0, 0.5, 0.5]
     """
-    passed = (np.arange(check.count("num_steps", num_steps))[:, None] >= np.asarray(at, dtype=int)).sum(1)
+    drops = np.array(check.counts("at", at, least=0), dtype=int)
+    passed = (np.arange(check.count("num_steps", num_steps))[:, None] >= drops).sum(1)
     return check.positive("factor", factor) ** passed

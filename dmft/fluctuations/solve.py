@@ -19,6 +19,7 @@ from dmft.fluctuations.response import Replica, Response, Setting, replicas, res
 from dmft.physics import LEAST_GAMMA0, Form
 from widthwise import MLP, Estimate, Fluctuations, Problem, Result, Status, Task, Trajectory, check
 from widthwise.checked import checked
+from widthwise.memory import room_for
 from widthwise.precision import float64
 from widthwise.result import provenance
 from widthwise.trajectory import chosen_steps
@@ -89,6 +90,8 @@ def fluctuations(
     check.count("num_directions", num_directions)
     draws = ((128 if L == 1 else 32) if bias else 8) if num_draws is None else check.count("num_draws", num_draws, least=0)
     steps = chosen_steps(problem.training.num_steps, save_kernels)
+    fields = (num_replicas, num_paths, 2 * L, problem.training.num_steps + 1, problem.task.num_points)
+    room_for(fields, "fields", "Lower num_paths or num_replicas.")
     shown = problem.task.num_train if problem.training.online else 0
     setting = Setting(Form.of(problem), problem.parameterization.centered, len(steps), shown, num_directions, draws, bias)
     began = time.perf_counter()

@@ -110,6 +110,8 @@ def graph_kernel(
     Y = check.array("y", y, 2, "(m, outputs)")
     n, L = len(X), check.count("hidden_layers", hidden_layers)
     known = np.array(labelled, dtype=int)
+    check.no_empty_row("features", X)
+    check.no_empty_row("adjacency", A, "Every node is its own neighbour.")
     if A.shape != (n, n) or known.shape != (len(Y),) or not known.size or known.min() < 0 or known.max() >= n:
         raise ValueError(
             f"adjacency must be ({n}, {n}) and labelled name {len(Y)} nodes of 0 ... {n - 1}; got {A.shape} and {known.shape}."

@@ -13,6 +13,7 @@ from jaxtyping import Float
 
 from widthwise import Spectrum, check
 from widthwise.checked import Numbers, checked
+from widthwise.memory import room_for
 
 Vector = Float[np.ndarray, "points"]
 Multiply = Callable[[Vector], Vector]
@@ -161,6 +162,7 @@ def trace_of(
     size = check.count("size", size)
     steps = min(check.count("num_steps", num_steps, least=2), size)
     probes = check.count("num_probes", num_probes, "The error bar needs two.", least=2, most=check.MANY)
+    room_for((steps + 4, size), "the Lanczos vectors", "Lower num_steps or size.")
     multiply = _product(multiply, size)
     rng = np.random.default_rng(check.seed("seed", seed))
     values = np.zeros((2, probes))

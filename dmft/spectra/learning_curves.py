@@ -79,12 +79,7 @@ def learning_curve(spectrum: Spectrum, num_samples: Numbers, *, ridge: float = 0
         >>> bool(curve.test[1] < curve.test[0])
         True
     """
-    check.instance("spectrum", spectrum, Spectrum)
-    check.at_least_zero("ridge", ridge)
-    check.at_least_zero("noise", noise)
-    p = check.array("num_samples", np.atleast_1d(np.asarray(num_samples)), 1, "(n,)")
-    if (p < 0).any():
-        raise ValueError(f"num_samples must not be negative, got {p.min():g}.")
+    p = _samples(num_samples, ridge, noise)
     lam, power, many = spectrum.lam, spectrum.power, spectrum.multiplicity
     kappa = effective_ridge(spectrum, p, ridge)
     below = p[:, None] * lam + kappa[:, None]
@@ -102,6 +97,16 @@ def learning_curve(spectrum: Spectrum, num_samples: Numbers, *, ridge: float = 0
         variance = p[:, None] * fit**2 * spread[:, None]
         mode_errors = power * left**2 + np.where(variance > 0, variance * feedback, 0.0)
     return LearningCurve(p, by_source @ many + spectrum.rest_power, train, mode_errors, by_source, kappa, gamma)
+
+
+def _samples(num_samples: Numbers, ridge: float, noise: float) -> Float[np.ndarray, "sizes"]:
+    """p as an array; the settings in range, else ValueError."""
+    check.at_least_zero("ridge", ridge)
+    check.at_least_zero("noise", noise)
+    p = check.array("num_samples", np.atleast_1d(np.asarray(num_samples)), 1, "(n,)")
+    if (p < 0).any():
+        raise ValueError(f"num_samples must not be negative, got {p.min():g}.")
+    return p
 
 
 def effective_ridge(spectrum: Spectrum, p: Float[np.ndarray, "sizes"], ridge: float = 0.0) -> Float[np.ndarray, "sizes"]:
@@ -169,10 +174,11 @@ def plateaus(spectrum: Spectrum, num_samples: Numbers, *, ridge: float = 0.0, no
         >>> bool(np.allclose(plateaus(spectrum, p), learning_curve(spectrum, p).test, rtol=0.01))
         True
     """
-    check.instance("spectrum", spectrum, Spectrum)
-    p = check.array("num_samples", np.atleast_1d(np.asarray(num_samples)), 1, "(n,)")
+    p = _samples(num_samples, ridge, noise)
     lam, many = spectrum.lam, spectrum.multiplicity
     used = np.flatnonzero(lam > 0)
+    if not len(used):
+        raise ValueError("plateaus needs an eigenvalue above zero; the spectrum has none.")
     l = used[np.abs(np.log(np.maximum(p, 1e-300))[:, None] - np.log(many[used])).argmin(1)]
     rest = np.cumsum((many * lam)[::-1])[::-1][l] + spectrum.rest_trace
     power = many * spectrum.power
