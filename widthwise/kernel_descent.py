@@ -37,8 +37,8 @@ def kernel_descent(problem: Problem, K: Numbers, kernel_steps: Numbers = None) -
         (T+1, M), or (T+1, M, C) with C outputs.
 
     Raises:
-        ValueError: online training, decay or temperature; a flow of another loss than mse; shapes that do not fit; a kernel that is not
-            symmetric and positive.
+        ValueError: online training, decay or temperature; a flow of another loss than mse; shapes that do not fit; a kernel
+            that is not symmetric and positive.
 
     Example:
         >>> from widthwise import MLP, GradientDescent, Parameterization, Problem, Task
@@ -96,7 +96,7 @@ def _checked(task: Task, K: Any, kernel_steps: Any) -> tuple[Float[np.ndarray, "
     if (values[:, 0] < -NEGATIVE * values[:, -1]).any():
         worst = int((values[:, 0] / np.maximum(values[:, -1], 1e-300)).argmin())
         raise ValueError(
-            f"K must be positive: between train points it has eigenvalues from {values[worst, 0]:.3g} to {values[worst, -1]:.3g}"
+            f"K must be positive; its eigenvalues (train points) go from {values[worst, 0]:.3g} to {values[worst, -1]:.3g}"
             f"{f' at step {steps[worst]:g}' if len(steps) > 1 else ''}; along the first f would run away."
         )
     return kernels, steps
