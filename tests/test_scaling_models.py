@@ -247,7 +247,7 @@ def test_ends_of_the_family() -> None:
 
 
 def test_changes_are_passed_on_from_below() -> None:
-    """Standard parameterization, three hidden ReLU layers, one step of rate 1 up the output: |dh_3| ~ N^(3/2), as the step of W^3
+    """Standard parameterization, three hidden ReLU layers, one step up the output: |dh_3| ~ N^(3/2), as the step of W^3
     meets what layer 2 moved; its own step alone would give N (twin). Widths 256 ... 1024, slope to 0.2 (0.04 by chance)."""
     rng, D, widths = np.random.default_rng(4), 16, np.array([256, 512, 1024])
     moves = []
