@@ -236,7 +236,7 @@ def test_words_kinds_functions_and_paths() -> None:
     with pytest.raises(ValueError, match=r"theory must be a Result, got None\. It is what dmft\.solve"):
         check.result("theory", None)
     assert check.path("path", "a/b") == "a/b"
-    for bad in (3, b"a", None, "a\0b"):
+    for bad in (3, b"a", None, "a\0b", ""):
         with pytest.raises(ValueError, match="path must be a path"):
             check.path("path", bad)
 

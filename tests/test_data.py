@@ -672,7 +672,7 @@ def test_nan_in_the_middle_of_arrays() -> None:
     [
         (lambda: data.from_arrays(np.ones((4, 2)), np.ones(3), test=1), r"got \(4, 2\) and \(3,\)"),
         (lambda: data.from_arrays(np.ones(4), np.ones(4), test=1), r"shapes \(n, \.\.\.\)"),
-        (lambda: data.from_arrays([["a"]], [1], test=1), "x must be an array of real numbers"),
+        (lambda: data.from_arrays([["a"]], [1], test=1), "x must be an array of numbers with one row per sample"),
         (lambda: data.from_arrays(np.ones((4, 2)), np.ones(4), test=4), "there are 4, got test=4. Hold out fewer"),
         (lambda: data.from_arrays(np.ones((4, 2)), np.ones(4), test=0), r"test must be a whole number .* pass the pair"),
         (lambda: data.from_arrays(np.ones((4, 2)), np.ones(4), test=(np.ones((4, 3)), np.ones(4))), "Apply the same"),

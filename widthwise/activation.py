@@ -10,6 +10,8 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from widthwise import check
+
 Elementwise = Callable[[jax.Array], jax.Array]
 
 
@@ -116,20 +118,26 @@ def as_activation(spec: str | Elementwise | Activation) -> Activation:
         return spec
     if isinstance(spec, str):
         if spec not in NAMED:
-            raise ValueError(f"activation must be one of {', '.join(sorted(NAMED))}, or a function of one array; got {spec!r}.")
+            raise ValueError(
+                f"activation must be one of {', '.join(sorted(NAMED))}, or a function of one array; got {check.shown(spec)}."
+            )
         return NAMED[spec]
     if not callable(spec):
-        raise ValueError(f"activation must be a name or a function of one array; got {spec!r}.")
+        raise ValueError(f"activation must be a name or a function of one array; got {check.shown(spec)}.")
     probe = jnp.array([[-2.3, -0.7], [0.4, 1.9]])
     cure = "Write it elementwise with jax.numpy, e.g. lambda h: jnp.tanh(0.8 * h) / 0.8."
     try:
         value, alone = spec(probe), jax.vmap(jax.vmap(spec))(probe)
         mirrored = spec(-probe)
     except Exception as error:
-        raise ValueError(f"activation function fails on an array of shape (2, 2): {error}. {cure}") from error
+        raise ValueError(f"activation function fails on an array of shape (2, 2): {check.reason(error)}. {cure}") from error
     if jnp.shape(value) != probe.shape or jnp.result_type(value) != probe.dtype or not bool(jnp.all(jnp.isfinite(value))):
-        raise ValueError(f"activation must map (2, 2) finite numbers to (2, 2) finite numbers; got {value!r}. {cure}")
+        raise ValueError(
+            f"activation must map (2, 2) finite numbers to (2, 2) finite numbers; got {check.shown(value)}. {cure}"
+        )
     if not bool(jnp.allclose(value, alone, rtol=1e-5, atol=1e-6)):
-        raise ValueError(f"activation must act on every number by itself; alone {alone!r}, in an array {value!r}. {cure}")
+        raise ValueError(
+            f"activation must act on every number by itself; alone {check.shown(alone)}, in an array {check.shown(value)}. {cure}"
+        )
     odd = bool(jnp.allclose(value, -mirrored, rtol=1e-6, atol=1e-7))
     return Activation(getattr(spec, "__name__", "custom"), spec, _Derivative(spec), odd)

@@ -153,7 +153,12 @@ def array(name: str, value: Any, rank: int | None, shape: str, cure: str = "") -
 
 
 def numbers(name: str, value: Any, kind: str = "of any shape", cure: str = "") -> NDArray[np.float64]:
-    """Return a float64 copy of `value` if it is an array of real numbers, NaN and infinite ones included.
+    """Return a float64 copy of `value` if it is an array of real numbers, NaN and infinite ones included."""
+    return np.array(numeric(name, value, kind, cure), dtype=np.float64)
+
+
+def numeric(name: str, value: Any, kind: str = "of any shape", cure: str = "") -> NDArray[Any]:
+    """Return `value` as an array of real numbers of its own type, not copied if it is one; else raise ValueError.
 
     Text, dates, objects and complex numbers are none, and neither is an array with masked entries: NumPy would drop the mask.
     """
@@ -170,9 +175,9 @@ def numbers(name: str, value: Any, kind: str = "of any shape", cure: str = "") -
             return np.array([_as_float(_real(x, name)) for x in given.ravel()]).reshape(given.shape)
         if not (given.dtype.kind in "biuf" or jax.dtypes.issubdtype(given.dtype, np.floating)):
             raise TypeError(f"its entries are {KINDS.get(given.dtype.kind, str(given.dtype))}")
-        return np.array(given, dtype=np.float64)
+        return given.data if isinstance(given, np.ma.MaskedArray) else given
     except TypeError as error:
-        raise ValueError(f"{name} must be {expected}, got {shown(value)}: {_reason(error)}.{_sentence(cure)}") from error
+        raise ValueError(f"{name} must be {expected}, got {shown(value)}: {reason(error)}.{_sentence(cure)}") from error
 
 
 def no_empty_row(name: str, value: NDArray[np.float64], cure: str = "") -> None:
@@ -189,7 +194,7 @@ def raw(name: str, value: Any, cure: str = "", *, expected: str = "an array") ->
     except MemoryError:
         raise
     except Exception as error:  # whatever an object of the user's does when it is read as an array
-        raise ValueError(f"{name} must be {expected}, got {shown(value)}: {_reason(error)}.{_sentence(cure)}") from error
+        raise ValueError(f"{name} must be {expected}, got {shown(value)}: {reason(error)}.{_sentence(cure)}") from error
 
 
 def per(name: str, value: Any, shape: tuple[int, ...], each: str) -> NDArray[np.float64]:
@@ -208,7 +213,7 @@ def called(name: str, function: Callable[..., Any], *given: Any, shape: tuple[in
     except MemoryError:
         raise
     except Exception as error:
-        raise ValueError(f"{name} fails with {type(error).__name__}: {_reason(error)}.{_sentence(cure)}") from error
+        raise ValueError(f"{name} fails with {type(error).__name__}: {reason(error)}.{_sentence(cure)}") from error
     out = numbers(name, value, f"of shape {shape}", cure)
     if out.shape != shape or not np.isfinite(out).all():
         raise ValueError(f"{name} must be finite numbers of shape {shape}, got {shown(out)}.{_sentence(cure)}")
@@ -253,9 +258,10 @@ def function(name: str, value: Any, cure: str = "") -> Callable[..., Any]:
 
 def path(name: str, value: Any) -> str:
     """Return `value` as text if it is a path, else raise ValueError."""
-    if not isinstance(value, str | os.PathLike) or not isinstance(os.fspath(value), str) or "\0" in os.fspath(value):
+    text = os.fspath(value) if isinstance(value, str | os.PathLike) else None
+    if not isinstance(text, str) or not text or "\0" in text:
         raise _wrong(name, "a path", value)
-    return str(os.fspath(value))
+    return str(text)
 
 
 def shown(value: Any) -> str:
@@ -302,7 +308,7 @@ def _wrong(name: str, expected: str, value: Any, cure: str = "") -> ValueError:
     return ValueError(f"{name} must be {expected}, got {shown(value)}.{_sentence(cure)}")
 
 
-def _reason(error: Exception) -> str:
+def reason(error: Exception) -> str:
     """What an exception says, on one line."""
     try:
         return " ".join(str(error).split()).rstrip(".") or type(error).__name__

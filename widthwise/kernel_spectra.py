@@ -167,7 +167,8 @@ def points_of(result: Result, points: Points, y: Any = None) -> tuple[slice, Flo
         y = np.concatenate(parts)
         if problem.training.loss.name == "cross_entropy":
             y = y - y.mean(-1, keepdims=True)
-    y = check.array("y", np.reshape(y, (np.shape(y)[0], -1)) if np.ndim(y) else y, 2, "(n,) or (n, C)")
+    y = np.asarray(y)
+    y = check.array("y", y[:, None] if y.ndim == 1 else y, 2, "(n,) or (n, C)")
     if len(y) != num:
         raise ValueError(f"y must have one row for each of the {num} {points} points, got {len(y)}.")
     if not np.any(y):

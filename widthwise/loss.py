@@ -11,6 +11,8 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float
 
+from widthwise import check
+
 SampleLoss = Callable[[Float[Array, "outputs"], Float[Array, "outputs"]], Float[Array, ""]]
 
 
@@ -91,15 +93,17 @@ def as_loss(spec: str | SampleLoss | Loss) -> Loss:
         return spec
     if isinstance(spec, str):
         if spec not in NAMED:
-            raise ValueError(f"loss must be one of {', '.join(sorted(NAMED))}, or a function of f and y; got {spec!r}.")
+            raise ValueError(
+                f"loss must be one of {', '.join(sorted(NAMED))}, or a function of f and y; got {check.shown(spec)}."
+            )
         return NAMED[spec]
     cure = "Write it for one sample with jax.numpy, e.g. lambda f, y: jnp.sum((f - y) ** 4)."
     if not callable(spec):
-        raise ValueError(f"loss must be a name or a function of f and y; got {spec!r}. {cure}")
+        raise ValueError(f"loss must be a name or a function of f and y; got {check.shown(spec)}. {cure}")
     try:
         value, slope = jax.value_and_grad(spec)(jnp.array([0.3]), jnp.array([1.0]))
     except Exception as error:
-        raise ValueError(f"the loss function fails on f and y of shape (1,): {error}. {cure}") from error
+        raise ValueError(f"the loss function fails on f and y of shape (1,): {check.reason(error)}. {cure}") from error
     if not (jnp.isfinite(value).all() and jnp.isfinite(slope).all()):
         raise ValueError(f"the loss function gives {value} with gradient {slope} at f = 0.3, y = 1. {cure}")
     return Loss(getattr(spec, "__name__", "custom"), spec)

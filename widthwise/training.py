@@ -85,7 +85,7 @@ class Optax:
 
     def __post_init__(self) -> None:
         if not (hasattr(self.transformation, "init") and hasattr(self.transformation, "update")):
-            raise ValueError(f"Optax takes an optax.GradientTransformation, got {self.transformation!r:.80}.")
+            raise ValueError(f"Optax takes an optax.GradientTransformation, got {check.shown(self.transformation)}.")
         check.choice("like", self.like, ("sgd", "adam"))
 
 
@@ -177,7 +177,7 @@ class GradientDescent:
 
     def _check_optimizer(self) -> None:
         if not (self.optimizer is None or isinstance(self.optimizer, Adam | Optax)):
-            raise ValueError(f"optimizer must be None, Adam(...) or Optax(...); got {self.optimizer!r:.80}.")
+            raise ValueError(f"optimizer must be None, Adam(...) or Optax(...); got {check.shown(self.optimizer)}.")
         if self.optimizer is not None:
             for name in ("momentum", "temperature", "flow"):
                 if getattr(self, name):

@@ -10,6 +10,8 @@ import jax
 import numpy as np
 from jaxtyping import Float, Int
 
+from widthwise import check
+
 _KERNEL, _TWO_TIMES = ("kept", "point", "point"), ("layer", "kept", "point", "kept", "point")
 AXES = {
     "f": ("step", "point", "output"),
@@ -169,7 +171,7 @@ def chosen_steps(num_steps: int, wanted: Iterable[int] | None) -> Int[np.ndarray
     default = [0, num_steps]
     kept = default if wanted is None else [*wanted] if isinstance(wanted, Iterable) else [None]
     if not all(isinstance(step, int | np.integer) for step in kept):
-        raise ValueError(f"steps at which kernels are kept must be whole numbers in a list, e.g. {default}; got {wanted!r}.")
+        raise ValueError(f"steps of kept kernels must be whole numbers in a list, e.g. {default}; got {check.shown(wanted)}.")
     steps = np.unique(np.array(kept, dtype=int))
     if steps.size and not (steps[0] >= 0 and steps[-1] <= num_steps):
         raise ValueError(f"steps at which kernels are kept must lie in 0 ... {num_steps} (num_steps), got {steps.tolist()}.")

@@ -180,6 +180,8 @@ def _of_values(y: np.ndarray, y_error: Any, num_seeds: Any, x: np.ndarray, order
     if num_seeds is None:
         return _resolved(contrasts.exact_logs(y, error), x)
     num = check.per("num_seeds", num_seeds, x.shape, "x")[order]
+    if not np.isfinite(num).all():
+        raise ValueError(f"num_seeds must be finite, got {num.tolist()}. Leave it out where y_error is known exactly.")
     if not (num >= 2).all():
         raise CannotTell(f"a standard error needs two seeds or more at every x, got num_seeds {num.tolist()}.")
     return _resolved(contrasts.estimated_logs(y, error, num), x)

@@ -88,7 +88,7 @@ def update_sizes(kind: Kind = "mean_field", *, richness: float | None = None, hi
         |dh| ~ N^(0), df ~ N^1 by the readout, N^0 by features; f(0) ~ N^0: not nontrivial, useful, stable
     """
     check.choice("kind", kind, tuple(TABLE))
-    check.count("hidden_layers", hidden_layers)
+    check.count("hidden_layers", hidden_layers, most=10**4)
     rich = kind in ("mean_field", "mup")
     if richness is not None:
         check.at_least_zero("richness", richness)

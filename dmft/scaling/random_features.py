@@ -256,7 +256,7 @@ def optimal_ridge(
     if np.isinf(n).any():
         raise ValueError("num_samples must be finite: with infinitely many samples the best ridge is zero.")
     scale = np.log10(np.maximum(n * spectrum.lam[0], spectrum.trace))
-    grid = np.linspace(-8, 3, 11 * check.count("per_decade", per_decade) + 1).reshape(-1, *(1,) * n.ndim) + scale
+    grid = np.linspace(-8, 3, 11 * check.count("per_decade", per_decade, most=10**4) + 1).reshape(-1, *(1,) * n.ndim) + scale
 
     def test(x: np.ndarray) -> np.ndarray:
         return random_features(spectrum, n, k, ridge=10**x, noise=noise).test

@@ -17,6 +17,8 @@ from widthwise.trajectory import tangent_kernel
 NODES = 2048
 """Nodes in the angle; kernels of networks are smooth in it, kinks of relu included."""
 
+UNCOUNTED = 10**30
+"""More modes of a degree than a Spectrum takes."""
 ROUNDING = 1e-13
 """Eigenvalues below this share of k(1) are rounding of the quadrature."""
 
@@ -51,7 +53,7 @@ def sphere(
         >>> spectrum.lam.round(9).tolist(), spectrum.label.tolist()
         ([0.333333333, 0.133333333, 0.0, 0.0], [0, 2, 1, 3])
     """
-    D, L = check.count("input_dim", input_dim, least=2), check.count("max_degree", max_degree, least=0)
+    D, L = check.count("input_dim", input_dim, least=2), check.count("max_degree", max_degree, least=0, most=NODES)
     for degree, value in power.items():
         check.count("a degree of the target", degree, least=0)
         check.at_least_zero(f"power of degree {degree}", value)
@@ -106,7 +108,7 @@ def degeneracy(input_dim: int, degree: int) -> float:
     from math import comb
 
     D, l = input_dim, degree
-    return float(comb(l + D - 1, D - 1) - (comb(l + D - 3, D - 1) if l >= 2 else 0))
+    return float(min(comb(l + D - 1, D - 1) - (comb(l + D - 3, D - 1) if l >= 2 else 0), UNCOUNTED))
 
 
 @checked
@@ -174,15 +176,15 @@ def rbf(
     """
     from math import comb
 
-    D, L = check.count("input_dim", input_dim), check.count("max_degree", max_degree, least=0)
+    D, L = check.count("input_dim", input_dim), check.count("max_degree", max_degree, least=0, most=10**4)
     s, g = check.positive("data_std", data_std), check.positive("length", length)
     if power and max(power) > L:
         raise ValueError(f"the target has degree {max(power)}, above max_degree={L}: raise max_degree.")
-    a, b = 1 / (4 * s**2), 1 / (2 * g**2)
-    A = a + b + np.sqrt(a**2 + 2 * a * b)
+    b = 2 * check.positive("data_std / length", s / g) ** 2  # in units of a
+    A = 1 + b + np.sqrt(1 + 2 * b)
     degrees = np.arange(L + 1)
-    eta = (2 * a / A) ** (D / 2) * (b / A) ** degrees
-    many = np.array([float(comb(l + D - 1, D - 1)) for l in range(L + 1)])
+    eta = (2 / A) ** (D / 2) * (b / A) ** degrees
+    many = np.array([float(min(comb(l + D - 1, D - 1), UNCOUNTED)) for l in range(L + 1)])
     rest = max(1.0 - float(many @ eta), 0.0)
     total = np.array([power.get(l, 0.0) for l in range(L + 1)])
     return Spectrum(eta, total / many, many, rest if rest > 1e-12 else 0.0, 0.0, degrees)

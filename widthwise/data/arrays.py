@@ -96,12 +96,7 @@ def digits(*, num_test: int = 297, seed: int = 0, epochs: int | None = None) -> 
 
 
 def _pair(x_name: str, x: Any, y_name: str, y: Any) -> Batch:
-    x, y = np.asanyarray(x), np.asanyarray(y)
-    for name, a in ((x_name, x), (y_name, y)):
-        if a.dtype.kind not in "iufb" or a.ndim == 0:
-            raise ValueError(
-                f"{name} must be an array of real numbers with one row per sample, got {a.dtype} of shape {a.shape}."
-            )
+    x, y = (check.numeric(name, a, "with one row per sample") for name, a in ((x_name, x), (y_name, y)))
     if x.ndim < 2 or not 1 <= y.ndim <= 2 or len(x) != len(y) or not x.size:
         raise ValueError(
             f"{x_name} and {y_name} must have shapes (n, ...) and (n,) or (n, C), got {x.shape} and {y.shape}. "

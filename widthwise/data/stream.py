@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import itertools
 import json
+import math
 from collections.abc import Callable, Generator, Iterator, Mapping
 from dataclasses import dataclass
 from functools import lru_cache
@@ -15,6 +16,7 @@ from numpy.typing import NDArray
 
 from widthwise import check
 from widthwise.checked import checked
+from widthwise.memory import require
 
 Batch = tuple[NDArray[Any], NDArray[Any]]
 
@@ -100,7 +102,8 @@ class Stream:
             >>> bool((next(stream.batches(4, start=7))[0] == eighth[0]).all())
             True
         """
-        return self._checked(check.count("batch_size", batch_size), check.count("start", start, least=0))
+        self._room(check.count("batch_size", batch_size), "batches of", "Lower batch_size.")
+        return self._checked(batch_size, check.count("start", start, least=0))
 
     def _checked(self, batch_size: int, start: int) -> Iterator[Batch]:
         source = self.source(batch_size, start)
@@ -124,7 +127,11 @@ class Stream:
         check.count("num_points", num_points)
         if self.num_held_out is not None and num_points > self.num_held_out:
             raise ValueError(f"{self.name} holds out {self.num_held_out} points, got num_points={num_points}. Take fewer.")
+        self._room(num_points, "a probe of", "Take fewer.")
         return self._check(self.held_out(num_points), num_points, "the probe")
+
+    def _room(self, size: int, what: str, cure: str) -> None:
+        require(8.0 * size * math.prod(self.input_shape), f"{what} {size} samples", cure)
 
     def _check(self, batch: Batch, size: int, where: str) -> Batch:
         x_shape = (size, *self.input_shape)
@@ -133,7 +140,7 @@ class Stream:
         return self._array("x", batch[0], x_shape, x_type, where), self._array("y", batch[1], y_shape, y_type, where)
 
     def _array(self, name: str, value: Any, shape: tuple[int, ...], dtype: type, where: str) -> NDArray[Any]:
-        a = np.asarray(value)
+        a = check.numeric(f"{where} of {self.name}: {name}", value)
         if a.shape != shape:
             raise ValueError(f"{where} of {self.name} must have {name} of shape {shape}, got {a.shape}.")
         if dtype is np.int32:
