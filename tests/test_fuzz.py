@@ -20,8 +20,9 @@ import widthwise
 from dmft import scaling, spectra
 from finite import linear_models
 from tests import fuzzing
-from tests.fuzz_entries import Entry, entry
-from widthwise import check, data, schedules, tasks
+from tests.fuzz_entries import Entry, drawn, entry
+from widthwise import Result, check, data, schedules, tasks
+from widthwise.storage import read_arrays, write_arrays
 
 NOT_CALLED = {"finite.partial_result", "widthwise.data.cifar5m", "widthwise.data.image_folder", "widthwise.data.wikitext"}
 """They read files of kinds of their own; damaged ones have tests of their own."""
@@ -51,6 +52,58 @@ def test_many_calls(seed: int) -> None:
 @pytest.mark.slow
 def test_many_calls_that_compile() -> None:
     assert not faults("--calls", "600", "--kinds", "costly", "--seed", "1", seconds=3000)
+
+
+# --- files whose checksums are right and whose contents are not ---------------------------------------------------------------
+
+
+def odd_json(value: Any, rng: np.random.Generator) -> Any:
+    """The header with one of its parts replaced, or left out."""
+    if isinstance(value, dict) and value and rng.random() < 0.9:
+        key = str(rng.choice([*value]))
+        if rng.random() < 0.2:
+            return {k: v for k, v in value.items() if k != key}
+        return value | {key: odd_json(value[key], rng)}
+    return [None, -1, 0, 3, 2.5, 1e308, "x", "", [], {}, [1, 2], {"a": 1}, True, [None], [["x"]]][rng.integers(15)]
+
+
+def odd_array(x: np.ndarray, rng: np.random.Generator) -> np.ndarray:
+    odd = (
+        x[:0],
+        x[:1],
+        x[..., None],
+        x.astype(str),
+        x.astype(complex),
+        np.array(1.0),
+        -x - 1,
+        x.ravel(),
+        np.zeros((2, 3)),
+        x.T,
+    )
+    return odd[rng.integers(len(odd))]
+
+
+def test_contents_that_do_not_fit_are_refused(tmp_path: Path) -> None:
+    """An axis of another length, a part of the header that is missing or of another kind: a message of ours, or a Result."""
+    drawn(16).save(tmp_path / "net.npz")
+    arrays = read_arrays(tmp_path / "net.npz")
+    refused = 0
+    for i in range(300):
+        rng = np.random.default_rng([7, i])
+        changed = dict(arrays)
+        if i % 2:
+            header = odd_json(json.loads(str(arrays["header"])), rng)
+            changed["header"] = np.array(json.dumps(header))
+        else:
+            name = str(rng.choice([name for name in arrays if name != "header"]))
+            changed[name] = odd_array(arrays[name], rng)
+        write_arrays(tmp_path / "odd.npz", changed)
+        try:
+            assert str(Result.load(tmp_path / "odd.npz"))
+        except ValueError as error:
+            assert fuzzing.ours(error), (i, error)
+            refused += 1
+    assert refused > 200
 
 
 # --- the judge, judged -----------------------------------------------------------------------------------------------------

@@ -136,8 +136,6 @@ def as_activation(spec: str | Elementwise | Activation) -> Activation:
             f"activation must map (2, 2) finite numbers to (2, 2) finite numbers; got {check.shown(value)}. {cure}"
         )
     if not bool(jnp.allclose(value, alone, rtol=1e-5, atol=1e-6)):
-        raise ValueError(
-            f"activation must act on every number by itself; alone {check.shown(alone)}, in an array {check.shown(value)}. {cure}"
-        )
+        raise ValueError(f"activation must act on every number by itself; alone {alone!r}, in an array {value!r}. {cure}")
     odd = bool(jnp.allclose(value, -mirrored, rtol=1e-6, atol=1e-7))
     return Activation(getattr(spec, "__name__", "custom"), spec, _Derivative(spec), odd)

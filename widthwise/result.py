@@ -13,6 +13,7 @@ from typing import Any
 import jax
 import numpy as np
 
+from widthwise import check
 from widthwise.activation import Activation, Elementwise
 from widthwise.checked import checked
 from widthwise.data import Stream
@@ -231,7 +232,8 @@ class Result:
                 "at all, so this one was cut or changed afterwards: compute it again."
             ) from error
         if header["format"] != FORMAT:
-            written_by = header.get("provenance", {}).get("widthwise", "unknown")
+            source = header.get("provenance")
+            written_by = source.get("widthwise", "unknown") if isinstance(source, dict) else "unknown"
             raise ValueError(
                 f"{path} has file format {header['format']}, written by widthwise {written_by}; this is widthwise "
                 f"{__version__}, which reads format {FORMAT}. Load it with that version, or compute it again."
@@ -241,13 +243,37 @@ class Result:
             observables = {name[len(part) + 1 :]: x for name, x in data.items() if name.startswith(f"{part}/")}
             return Trajectory.of(data["steps"], data["kernel_steps"], observables)
 
-        problem = Problem.from_json(header["problem"], activation, loss, stream, optimizer)
+        problem = Problem.from_json(header.get("problem"), activation, loss, stream, optimizer)
         try:
-            samples = trajectory("samples") if "samples/f" in data else None
-            estimate = Estimate(trajectory("mean"), trajectory("sem"), header["n"], samples)
-            return Result(problem, estimate, Status(**header["status"]), dict(header["stats"]), dict(header["provenance"]))
-        except (LookupError, TypeError, AttributeError) as error:
+            n = check.count("n", header["n"], least=0)
+            samples = _fitting(trajectory("samples"), n) if "samples/f" in data else None
+            estimate = Estimate(_fitting(trajectory("mean")), _fitting(trajectory("sem")), n, samples)
+            status = Status(**header["status"])
+            check.flag("ok", status.ok)
+            check.instance("message", status.message, str)
+            return Result(problem, estimate, status, dict(header["stats"]), dict(header["provenance"]))
+        except (ValueError, LookupError, TypeError, AttributeError) as error:
             raise ValueError(f"{path} is not as Result.save writes it ({error!r}): compute it again.") from error
+
+
+def _fitting(trajectory: Trajectory, runs: int | None = None) -> Trajectory:
+    """The trajectory, if it holds numbers whose axes are as long as each other and as the steps; else ValueError."""
+    steps, kept = np.asarray(trajectory.steps), np.asarray(trajectory.kernel_steps)
+    if steps.dtype.kind not in "iu" or kept.dtype.kind not in "iu" or steps.ndim != 1 or kept.ndim != 1 or not len(steps):
+        raise ValueError("steps and kernel_steps must be rows of whole numbers")
+    sizes = {"step": len(steps), "kept": len(kept), "point": np.shape(trajectory.f)[1 if runs is None else 2]}
+    for name, x in trajectory.observables().items():
+        shape = np.shape(check.numeric(name, x))
+        if runs is not None and (not shape or shape[0] != runs):
+            raise ValueError(f"{name} must be of {runs} runs, got shape {shape}")
+        shape = shape if runs is None else shape[1:]
+        known = ("f", "loss", "test_loss", "Phi", "G")
+        for axis, size in zip(axes_of(name, shape), shape, strict=True):
+            if (axis in ("step", "kept") or (axis == "point" and name in known)) and size != sizes[axis]:
+                raise ValueError(f"{name} must have {sizes[axis]} entries along its axis of {axis}s, got shape {shape}")
+        if len(shape) < {"f": 2, "Phi": 5, "G": 5}.get(name, 1):
+            raise ValueError(f"{name} has an axis too few, got shape {shape}")
+    return trajectory
 
 
 def provenance(problem: Problem, method: str, seed: int | None) -> dict[str, Any]:
