@@ -170,7 +170,9 @@ def spectrum_of_moments(moments: Numbers, *, error: Numbers = None, decades: flo
         raise ValueError(f"error must be above zero, one per moment ({len(m)}); got {e.tolist()}.")
     n = np.arange(len(m))
     top = float((m ** (1 / (n + 1))).min())
-    lam = top * np.logspace(0, -check.positive("decades", decades), int(PER_DECADE * decades) + 1)
+    if check.positive("decades", decades) > 300:
+        raise ValueError(f"decades must be at most 300, which float64 has; got {decades:g}.")
+    lam = top * np.logspace(0, -decades, int(PER_DECADE * decades) + 1)
     lam = np.append(lam, 0.0)
     scale = top ** -n.astype(float)  # powers of order one
     A = (lam / top) ** n[:, None] / (e * scale)[:, None]
