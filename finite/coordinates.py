@@ -14,7 +14,7 @@ from collections import deque
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import partial
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal
 
 import jax
 import jax.numpy as jnp
@@ -22,14 +22,19 @@ import numpy as np
 from jaxtyping import Array, Float, Key
 from tqdm import tqdm
 
-from finite import ensemble, fit, observe
+from finite import ensemble, fit, observe, rounding
+from finite.keys import WIDEST
 from widthwise import Problem, Result, check
 from widthwise.checked import checked
 from widthwise.data import Stream
 from widthwise.memory import require
+from widthwise.precision import computing_in, working
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
+
+NUM_PROBES = 16
+"""Held-out points of a stream at which fields are looked at by default."""
 
 FLAT = 0.05
 """Largest slope in log width that counts as none, if its error does not excuse it."""
@@ -146,9 +151,10 @@ def coordinate_check(
     *,
     widths: Sequence[int] = (64, 128, 256, 512),
     num_seeds: int = 4,
-    num_probes: int = 16,
+    num_probes: int | None = None,
     theory: Result | None = None,
     seed: int = 0,
+    dtype: Literal["float32", "float64"] = "float32",
     progress: bool = True,
 ) -> CoordinateCheck:
     """Train networks of several widths and see whether their fields change as the parameterization promises.
@@ -160,13 +166,16 @@ def coordinate_check(
         problem: its architecture at every width, on the same batches.
         widths: at least two.
         num_seeds: networks per width; their spread is the error of the slopes.
-        num_probes: points at which fields are looked at: of a Stream those it holds out, of a Task its train points.
+        num_probes: points at which fields are looked at: of a Stream those it holds out, by default 16, or all there are; of a
+            Task its train points.
         theory: `dmft.solve(problem, save=["update_size"])`, where there is a limit that is known.
         seed: of the networks.
+        dtype: "float32" or "float64".
         progress: show a progress bar, if there is a terminal.
 
     Raises:
-        ValueError: fewer than two widths or seeds; a theory without update_size, or of other points.
+        ValueError: fewer than two widths or seeds; a theory without update_size, or of other points; gamma0 too small for the
+            dtype.
 
     Example:
         >>> from widthwise import MLP, GradientDescent, Parameterization, Problem, tasks
@@ -179,21 +188,27 @@ def coordinate_check(
         True
     """
     check.instance("problem", problem, Problem)
-    widths = tuple(sorted(check.count("widths", N) for N in widths))
+    widths = tuple(sorted(check.count("every entry of widths", N, most=WIDEST) for N in check.sequence("widths", widths)))
     if len({*widths}) < 2:
         raise ValueError(f"widths must be at least two, to see what changes between them; got {widths}.")
     check.count("num_seeds", num_seeds, "Their spread is the error of the slopes.", least=2)
     require(64.0 * num_seeds * len(widths), f"{num_seeds} networks at {len(widths)} widths", "Lower num_seeds.")
-    keys = jax.random.split(jax.random.key(seed), num_seeds)
-    probes = _probes(problem, num_probes)
+    if num_probes is not None:
+        num_probes = check.count("num_probes", num_probes, most=check.MANY)
+    limit = _limit(problem, theory)
     size, update = [], []
     names: tuple[str, ...] = ()
-    for N in tqdm(widths, "coordinate check", unit="width", disable=None if progress else True, leave=False):
-        sizes = _sizes_at(problem, N, keys, probes)
-        names = (*(name for name in sizes if name != "f"), "f")
-        size.append(np.stack([sizes[name][0] for name in names], -1))
-        update.append(np.stack([sizes[name][1] for name in names], -1))
-    return CoordinateCheck(problem, widths, names, np.array(size), np.array(update), _limit(problem, theory))
+    with computing_in(dtype):
+        keys = jax.random.split(jax.random.key(seed, impl="threefry2x32"), num_seeds)
+        probes, y = _probes(problem, num_probes)
+        for N in widths:
+            rounding.check_strength(problem, N, dtype, y)
+        for N in tqdm(widths, "coordinate check", unit="width", disable=None if progress else True, leave=False):
+            sizes = _sizes_at(problem, N, keys, probes)
+            names = (*(name for name in sizes if name != "f"), "f")
+            size.append(np.stack([sizes[name][0] for name in names], -1))
+            update.append(np.stack([sizes[name][1] for name in names], -1))
+    return CoordinateCheck(problem, widths, names, np.array(size), np.array(update), limit)
 
 
 def _sizes_at(
@@ -220,9 +235,11 @@ def _sizes_at(
     return jax.tree.map(lambda *parts: np.concatenate(parts), *seen)
 
 
-def _probes(problem: Problem, num_probes: int) -> np.ndarray:
+def _probes(problem: Problem, num_probes: int | None) -> ensemble.Batch:
     task = problem.task
-    return task.probe(num_probes)[0] if isinstance(task, Stream) else task.X.astype(np.float32)
+    if isinstance(task, Stream):
+        return ensemble.probes(task, problem.training.loss, num_probes, NUM_PROBES)
+    return task.X.astype(working()), task.y
 
 
 @partial(jax.jit, static_argnames="program")

@@ -27,6 +27,7 @@ from finite.networks import build, is_weight
 from widthwise import Adam, GradientDescent, Loss, Parameterization, Problem, Task
 from widthwise.architecture import Architecture
 from widthwise.data import Stream
+from widthwise.precision import computing_in, working
 from widthwise.training import move
 
 CHUNK = 16
@@ -38,15 +39,15 @@ Batch = tuple[np.ndarray, np.ndarray]
 class Program(NamedTuple):
     """What is compiled in.
 
-    `compute` is the precision of a pass through the network, its weights and their updates being in float32; batches go through
-    in `accumulate` parts.
+    `compute` is the precision of a pass through the network, its weights and their updates being at least in float32; batches
+    go through in `accumulate` parts.
     """
 
     loss: Loss
     centered: bool
     optimizer: Any
     nesterov: bool
-    compute: str = "float32"
+    compute: str
     accumulate: int = 1
 
 
@@ -95,13 +96,27 @@ def _start(keys: Key[Array, "seeds"], settings: tuple, sharding: Any) -> State:
         network = build(architecture, form, key=key, optimizer=rates_of, **shapes)
         transformation = _transformation(optimizer)
         if transformation is not None:
-            memory = transformation.init(network)
+            memory = _memory_of(transformation, network)
         else:
             memory = jax.tree.map(jnp.zeros_like, network) if momentum else None
         return State(network, network if form.centered else None, memory)
 
     states = jax.vmap(one)(keys)
     return states if sharding is None else jax.lax.with_sharding_constraint(states, sharding)
+
+
+def _memory_of(transformation: Any, network: Any) -> Any:
+    """What the optimizer remembers at the start; ValueError if it does not take what we have."""
+    try:
+        memory = transformation.init(network)
+        jax.eval_shape(transformation.update, network, memory, network)
+    except Exception as error:  # whatever a rule of the user's own does with trees that it did not expect
+        reason = " ".join(str(error).split())
+        raise ValueError(
+            f"the optimizer must be a rule of gradient, state and parameters alone, got {type(error).__name__}: {reason:.200} "
+            "Rules that ask for the loss, as the line search of optax.lbfgs, cannot train an ensemble."
+        ) from error
+    return memory
 
 
 def outputs(network: Any, x: Float[Array, "batch ..."]) -> tuple[Float[Array, "batch outputs"], dict[str, Array]]:
@@ -113,7 +128,7 @@ def centred(program: Program, state: State, x: Float[Array, "batch ..."]) -> tup
     """f - f_0 and the fields of a batch."""
     x = _in(program.compute, x)
     f, fields = outputs(_in(program.compute, state.network), x)
-    f = f.astype(jnp.float32)
+    f = f.astype(jnp.promote_types(f.dtype, jnp.float32))
     return (f - outputs(_in(program.compute, state.start), x)[0] if program.centered else f), fields
 
 
@@ -219,7 +234,13 @@ def at_once(work: Callable[[Any], Any], groups: Iterable[Any]) -> list[Any]:
     groups = [*groups]
     if len(groups) == 1 or not _one_by_one():
         return [work(group) for group in groups]
-    return [*_threads().map(lambda group: jax.block_until_ready(work(group)), groups)]  # JAX may queue what nobody waits for
+    precision = working().name  # which each thread has for itself
+
+    def alone(group: Any) -> Any:
+        with computing_in(precision):
+            return jax.block_until_ready(work(group))  # JAX may queue what nobody waits for
+
+    return [*_threads().map(alone, groups)]
 
 
 @cache
@@ -250,7 +271,7 @@ def train(
     """The ensemble after each chunk of the problem's steps, and its losses at them; every seed at its own learning rates."""
     program, numbers = program_of(problem.parameterization, problem.training), Training.of(problem.training)
     feed, T = Feed(batches(problem.task, problem.training)), eta.shape[1]
-    eta = np.pad(eta, ((0, 0), (0, CHUNK))).astype(np.float32)
+    eta = np.pad(eta, ((0, 0), (0, CHUNK))).astype(working())
     for t in range(0, T, CHUNK):
         n = min(CHUNK, T - t)
         state, losses = advance(program, numbers, state, *feed.take(n), eta[:, t : t + CHUNK], n)
@@ -289,12 +310,37 @@ def shapes_of(problem: Problem) -> dict[str, Any]:
 
 def batches(task: Task | Stream, training: GradientDescent, start: int = 0) -> Iterator[Batch]:
     """The batches of steps start, start + 1, ..., the same for all networks."""
+    dtype = working()
     if isinstance(task, Stream):
-        return task.batches(batch_size(task, training), start)
+        return _with_targets_for(training.loss, task, task.batches(batch_size(task, training), start, dtype=dtype.name), start)
     index, noise = training.batches_of(task.num_train, task.num_outputs)
     y = task.y.reshape(task.num_train, -1)[index] + (0.0 if noise is None else noise)
-    X = task.X.astype(np.float32)
-    return ((X[rows], target.astype(np.float32)) for rows, target in zip(index[start:], y[start:], strict=True))
+    X = task.X.astype(dtype)
+    return ((X[rows], target.astype(dtype)) for rows, target in zip(index[start:], y[start:], strict=True))
+
+
+def _with_targets_for(loss: Loss, stream: Stream, batches: Iterable[Batch], start: int) -> Iterator[Batch]:
+    """The batches; ValueError at one whose targets the loss does not take."""
+    for t, batch in enumerate(batches, start):
+        if stream.kind == "values":
+            loss.check_targets(batch[1], f"batch {t} of {stream.name}: ")
+        yield batch
+
+
+def probes(stream: Stream, loss: Loss, num_probes: int | None, most: int) -> Batch:
+    """Held-out points: `num_probes`, by default `most`, or all if they are fewer.
+
+    Raises:
+        ValueError: more than are held out; targets that the loss does not take.
+    """
+    there = stream.num_held_out
+    number = min(most, there or most) if num_probes is None else num_probes
+    if there is not None and number > there:
+        raise ValueError(f"num_probes must be at most the {there} points that {stream.name} holds out, got {number}.")
+    points = stream.probe(number, dtype=working().name)
+    if stream.kind == "values":
+        loss.check_targets(points[1], f"the probe of {stream.name}: ")
+    return points
 
 
 def without_noise(batch: Batch, task: Task, rows: Int[np.ndarray, "batch"]) -> Batch:
@@ -311,12 +357,12 @@ def batch_size(task: Task | Stream, training: GradientDescent) -> int:
 
 def rates(training: GradientDescent, t: int) -> Float[np.ndarray, "chunk"]:
     """Learning rates of the CHUNK steps from t on; zero after the last."""
-    return np.append(training.step_sizes[t : t + CHUNK], np.zeros(CHUNK))[:CHUNK].astype(np.float32)
+    return np.append(training.step_sizes[t : t + CHUNK], np.zeros(CHUNK))[:CHUNK].astype(working())
 
 
 def program_of(form: Parameterization, training: GradientDescent) -> Program:
-    """The Program of these settings."""
-    return Program(training.loss, form.centered, training.optimizer, training.nesterov)
+    """The Program of these settings, which computes in the precision of JAX where this is called."""
+    return Program(training.loss, form.centered, training.optimizer, training.nesterov, working().name)
 
 
 def _like_adam(optimizer: Any) -> bool:

@@ -16,24 +16,29 @@ from pathlib import Path
 from typing import Any
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 from jaxtyping import Array, Int
 from tqdm import tqdm
 
-from finite import ensemble, observe
+from finite import ensemble, observe, rounding
 from finite.ensemble import CHUNK, Batch, Feed, Program, State
 from finite.keys import key_of
 from finite.log import Log
-from widthwise import Estimate, Problem, Result, Status, Trajectory, checkpoint
+from widthwise import Estimate, Problem, Result, Status, Trajectory, check, checkpoint
 from widthwise.checked import checked
 from widthwise.data import Stream
 from widthwise.memory import require
-from widthwise.result import provenance
+from widthwise.precision import working
+from widthwise.result import DIVERGED, provenance
 from widthwise.sharding import agreed, devices_as, host, put
 
 CHUNK_BYTES = {"cpu": 16 * 2**20, "gpu": 2**30}
 """Weights and fields of the networks that train at a time."""
+
+NUM_PROBES = 64
+"""Held-out points of a stream at which networks are watched by default."""
 
 RECORDED = 32
 """Steps that are recorded by default, evenly on a logarithmic scale."""
@@ -48,7 +53,7 @@ def recorded_steps(num_steps: int, record: Iterable[int] | None) -> Int[np.ndarr
     Raises:
         ValueError: a step outside 0 ... num_steps, or not a whole number.
     """
-    given = np.geomspace(1, num_steps, RECORDED).round() if record is None else [*record]
+    given = np.geomspace(1, num_steps, RECORDED).round() if record is None else check.sequence("record", record)
     if not all(isinstance(t, int | np.integer | np.floating) and 0 <= t <= num_steps and t == int(t) for t in given):
         raise ValueError(f"record must be whole numbers in 0 ... {num_steps} (num_steps), got {record!r}.")
     return np.unique([0, *(int(t) for t in given), num_steps])
@@ -67,7 +72,7 @@ class Run:
         steps: Int[np.ndarray, "states"],
         kernel_steps: Int[np.ndarray, "kept"],
         save: tuple[str, ...],
-        num_probes: int,
+        num_probes: int | None,
         memory: float | None,
         dtype: str,
         accumulate: int,
@@ -75,10 +80,11 @@ class Run:
         self.began, self.problem, self.width, self.num_seeds = time.perf_counter(), problem, width, num_seeds
         self.steps, self.kernel_steps, self.save = steps, kernel_steps, save
         form, training = problem.parameterization, problem.training
-        self.program = ensemble.program_of(form, training)._replace(compute=dtype, accumulate=accumulate)
-        self.exact = self.program._replace(compute="float32", accumulate=1)
+        self.exact = ensemble.program_of(form, training)
+        self.program = self.exact._replace(compute=dtype, accumulate=accumulate)
         self.numbers = ensemble.Training.of(training)
         self.x, self.y = _probes(problem, num_probes)
+        rounding.check_strength(problem, width, dtype, self.y)
         shapes, batch = ensemble.shapes_of(problem), ensemble.batch_size(problem.task, training)
         self.mesh, sharing = _mesh(num_seeds)
         places = self.mesh and NamedSharding(self.mesh, PartitionSpec("seeds"))
@@ -91,7 +97,8 @@ class Run:
         seen_by_looks, to_look = observe.needs(self.looks, _one(start), self.x, self.y) if save else (0, 0)
         recorded = len(steps) * (self.y.size * (shapes["num_outputs"] if self.y.ndim == 1 else 1) + 3)
         recorded += len(kernel_steps) * seen_by_looks
-        most = num_seeds * (24 * self.parameters + 16 * recorded) + max(per_seed, to_look)
+        itemsize = working().itemsize
+        most = num_seeds * itemsize * (6 * self.parameters + 4 * recorded) + max(per_seed, to_look)
         cure = "Lower num_seeds, width, batch_size or num_probes, or save less."
         require(most, f"training {num_seeds} networks of width {width}", cure, memory)
         if batch % (accumulate * sharing):
@@ -107,11 +114,15 @@ class Run:
             group = put(self.mesh, np.arange(first, first + self.each, dtype=np.uint32), "seeds")
             keys = jax.vmap(partial(jax.random.fold_in, key))(group)
             self.states.append(start(keys, places))
+        self.features = float(host(_output_size(self.states[0].network, self.x))) / form.output_size(width)
+        grid = np.searchsorted(steps, np.geomspace(1, max(training.num_steps, 1), RECORDED).round())
+        self.marks = {int(t) for t in steps[np.unique([0, *grid])] if t < training.num_steps}
+        self.moved: dict[int, float] = {}  # at the marks: d of `rounding`
         self.record: dict[str, list[np.ndarray]] = {}
         self.t = self.at = 0  # steps[: at] are recorded
         self.whose = {
             "problem": problem.fingerprint(),
-            "run": [width, num_seeds, seed, num_probes, self.each, dtype, accumulate],
+            "run": [width, num_seeds, seed, len(self.x), self.each, dtype, accumulate],
             "steps": steps.tolist(),
             "kernel_steps": kernel_steps.tolist(),
             "save": list(save),
@@ -140,7 +151,10 @@ class Run:
                 if self.t == T:
                     break
                 n = int(min(CHUNK, self.steps[self.at] - self.t))
+                t, before = self.t, self.weights_of_first() if self.t in self.marks else []
                 self.advance(feed.take(n), n)
+                if before:
+                    self.moved[t] = max(map(_relative, self.weights_of_first(), before)) / n
                 bar.update(n)
                 if file is not None and agreed(time.perf_counter() - written > checkpoint.SECONDS):
                     about = {"problem": as_json, "stats": self.stats()}
@@ -177,10 +191,24 @@ class Run:
         parts = jax.tree.map(host, seen)
         return {name: np.concatenate([part[name] for part in parts])[: self.num_seeds] for name in parts[0]}
 
+    def weights_of_first(self) -> list[np.ndarray]:
+        """Those of the first network."""
+        return [host(leaf) for leaf in jax.tree.leaves(_first(self.states[0].network))]
+
+    def steps_of_weights(self) -> dict[str, Any]:
+        """What `rounding.status_of` asks."""
+        times = sorted(self.moved)
+        form = self.problem.parameterization
+        y = rounding.target_size(self.y) + (0.0 if form.centered else self.features * form.output_size(self.width))
+        steps = np.diff([*times, self.problem.training.num_steps]).astype(float)
+        size = self.features / form.feature_learning_strength(self.width)
+        return {"size": size, "y": y, "moved": np.array([self.moved[t] for t in times]), "steps": steps}
+
     def everything(self) -> dict[str, Any]:
         """All that changes along a run."""
         record = {RECORD + name: values for name, values in self.record.items()}
-        return {"states": jax.tree.map(host, self.states), "clock": [np.int64(self.t), np.int64(self.at)]} | record
+        moved = {"moved": [np.array([*self.moved], np.int64), np.array([*self.moved.values()])]}
+        return {"states": jax.tree.map(host, self.states), "clock": [np.int64(self.t), np.int64(self.at)]} | record | moved
 
     def resume(self, file: Path) -> None:
         """Go on from a checkpoint, if there is one."""
@@ -190,6 +218,7 @@ class Run:
         states = checkpoint.like(self.states, leaves.pop("states"))
         self.states = jax.tree.map(lambda x: put(self.mesh, x, "seeds"), states)
         self.t, self.at = (int(n) for n in leaves.pop("clock"))
+        self.moved = dict(zip(*(x.tolist() for x in leaves.pop("moved", [np.zeros(0, int), np.zeros(0)])), strict=True))
         self.record = _record(leaves)
 
     def trajectory(self) -> Trajectory:
@@ -207,6 +236,24 @@ class Run:
         }
 
 
+@jax.jit
+def _first(network: Any) -> Any:
+    """The first network of a group."""
+    return jax.tree.map(lambda leaf: leaf[0], network)
+
+
+@jax.jit
+def _output_size(network: Any, x: Array) -> Array:
+    """Root mean square of f of the first network of a group, not centred."""
+    return jnp.sqrt(jnp.mean(ensemble.outputs(_first(network), x)[0] ** 2))
+
+
+def _relative(now: np.ndarray, before: np.ndarray) -> float:
+    """Root mean square of a difference, in units of that of what was before; 0 of nothing."""
+    with np.errstate(over="ignore", invalid="ignore"):  # of networks that diverged
+        return float(np.linalg.norm(now.astype(np.float64) - before) / (np.linalg.norm(before) or np.inf))
+
+
 def _mesh(num_seeds: int) -> tuple[Mesh | None, int]:
     """All devices as (seeds, batch), as many as can to the seeds; and how many share the batches of a network."""
     count = len(jax.devices())
@@ -215,8 +262,15 @@ def _mesh(num_seeds: int) -> tuple[Mesh | None, int]:
 
 
 def status_of(samples: Trajectory, problem: Problem) -> Status:
-    """ok unless a network diverged; one that did leaves the others as they are."""
-    finite = np.isfinite(samples.f.reshape(*samples.f.shape[:2], -1)).all(-1) & np.isfinite(samples.loss)
+    """ok unless a network diverged, as `Status.of` says; one that did leaves the others as they are.
+
+    The scale of the loss is what the networks start at, at the probes and on the first batch.
+    """
+    losses = [loss for loss in (samples.loss, samples.test_loss) if loss is not None]
+    scale = max(*(float(np.nanmax(loss[:, 0], initial=0.0)) for loss in losses), np.finfo(np.float64).tiny)
+    finite = np.isfinite(samples.f.reshape(*samples.f.shape[:2], -1)).all(-1)
+    for loss in losses:
+        finite &= loss < DIVERGED * scale
     if finite.all():
         return Status(True, f"trained {len(finite)} networks, {problem.training.num_steps} steps")
     bad, step = ~finite.all(1), int(samples.steps[(~finite).any(0).argmax()])
@@ -229,12 +283,12 @@ def status_of(samples: Trajectory, problem: Problem) -> Status:
     )
 
 
-def _probes(problem: Problem, num_probes: int) -> Batch:
-    task = problem.task
+def _probes(problem: Problem, num_probes: int | None) -> Batch:
+    task, dtype = problem.task, working()
     if isinstance(task, Stream):
-        return task.probe(num_probes)
+        return ensemble.probes(task, problem.training.loss, num_probes, NUM_PROBES)
     y = task.y if task.y_test is None else np.concatenate([task.y, task.y_test])
-    return task.X_all[: len(y)].astype(np.float32), y.reshape(len(y), -1).astype(np.float32)
+    return task.X_all[: len(y)].astype(dtype), y.reshape(len(y), -1).astype(dtype)
 
 
 def _one(start: Any) -> State:
@@ -254,7 +308,7 @@ def sizes(start: Any, program: Program, x: np.ndarray, batch: int) -> tuple[int,
     one = jax.ShapeDtypeStruct((1, *x.shape[1:]), x.dtype)
     _, fields = jax.eval_shape(lambda s, x: jax.vmap(lambda s: ensemble.outputs(s, x))(s), state.network, one)
     activations = sum(math.prod(leaf.shape) for leaf in jax.tree.leaves(fields))
-    return parameters, 4 * (6 * parameters + 4 * batch * activations)
+    return parameters, working().itemsize * (6 * parameters + 4 * batch * activations)
 
 
 def _record(leaves: dict[str, list[np.ndarray]]) -> dict[str, list[np.ndarray]]:

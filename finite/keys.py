@@ -5,6 +5,9 @@ from __future__ import annotations
 import jax
 from jaxtyping import Array, Key
 
+WIDEST = 2**32 - 1
+"""Largest width: it is part of a key."""
+
 
 def key_of(seed: int, width: int) -> Key[Array, ""]:
     """Of the networks of this seed and width; fold in the number of one for its own.

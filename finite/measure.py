@@ -17,6 +17,8 @@ Observables: TypeAlias = dict[str, Float[Array, "..."] | None]
 """Fields of a Trajectory by name; None where there is nothing to measure."""
 
 THEORY_ONLY = ("phi_r", "g_u")
+NOT_OF_THEORY = ("hessian", "kernels", "gradient_kernels", "attention")
+"""Of networks that the theory does not solve (`finite.observe`)."""
 
 
 class State(NamedTuple):
@@ -35,8 +37,13 @@ def wanted(save: Iterable[str], num_kept: int) -> tuple[str, ...]:
         ValueError: an unknown name, one that only the theory has, or no kept step to measure at.
     """
     there = [name for name in Trajectory.NAMES if name not in THEORY_ONLY]
-    given = [save] if isinstance(save, str) or not isinstance(save, Iterable) else [*save]
+    given = [save] if isinstance(save, str) else check.sequence("save", save, like="['NTK']")
     for name in given:
+        if name in NOT_OF_THEORY:
+            raise ValueError(
+                f"save={name!r} is of networks that the theory does not solve. Of an MLP on a Task under gradient descent "
+                f"it is one of {', '.join(map(repr, there))}: Phi and G are the kernels, sharpness is the curvature."
+            )
         if name in THEORY_ONLY:
             raise ValueError(
                 f"{name!r} is a response of the theory's process, which networks do not have: leave it to dmft.solve."

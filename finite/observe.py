@@ -32,9 +32,10 @@ from finite import ensemble
 from finite.ensemble import Program, State
 from finite.networks import is_weight
 from finite.networks.weight import Fields
-from widthwise import Problem, check
+from widthwise import Problem, Trajectory, check
 from widthwise.curvature import num_trained
 from widthwise.data import Stream
+from widthwise.precision import working
 from widthwise.sharding import host
 
 ROWS_BYTES = 256 * 2**20
@@ -168,7 +169,7 @@ def around(network: Any) -> tuple[Callable[[Float[Array, "parameters"]], Any], F
 def rows_at_a_time(network: Any, x: Any, rows: int, budget: float) -> tuple[int, int]:
     """How many rows of the Jacobian, with the fields they come from, take half of `budget` bytes; those of two such blocks."""
     _, fields = jax.eval_shape(lambda network, x: network(x), network, jax.ShapeDtypeStruct(x.shape[1:], x.dtype))
-    two = 2 * 4 * (2 * _size(network) + 4 * _size(fields))  # a gradient is there before and after sqrt(c_W)
+    two = 2 * working().itemsize * (2 * _size(network) + 4 * _size(fields))  # a gradient is there before and after sqrt(c_W)
     b = int(np.clip(budget // two, 1, rows))
     return b, b * two
 
@@ -236,12 +237,16 @@ def top_eigenvalue(
     n: int,
     tolerance: float = TOLERANCE,
     restarts: int = RESTARTS,
+    dtype: type = np.float32,
 ) -> float:
     """Largest eigenvalue of the symmetric matrix with these products with vectors, by Lanczos; NaN if it is not found.
 
+    ARPACK starts in the range of A, and sees no eigenvalue 0: where it finds none above, A + shift is asked for it.
+
     Args:
-        product: v -> A v, in float32.
+        product: v -> A v.
         n: length of v.
+        dtype: of v.
         tolerance: of |A v - lambda v| / |lambda|.
         restarts: after which it is given up.
 
@@ -251,16 +256,30 @@ def top_eigenvalue(
         199.0
         >>> top_eigenvalue(lambda v: values * v, 600, restarts=1)
         nan
+        >>> top_eigenvalue(lambda v: np.minimum(values, 0.0) * v, 600), top_eigenvalue(lambda v: 0.0 * v, 600)
+        (0.0, 0.0)
     """
     from scipy.sparse.linalg import ArpackError, LinearOperator, eigsh  # imported where used
 
-    start = np.random.default_rng(0).standard_normal(n).astype(np.float32)
-    if not np.isfinite(host(product(start))).all():
+    start: np.ndarray = np.random.default_rng(0).standard_normal(n).astype(dtype)
+    first = host(product(start))
+    if not np.isfinite(first).all():
         return np.nan
-    A = LinearOperator((n, n), matvec=lambda v: host(product(v.ravel())), dtype=np.float32)
+    if not first.any():
+        return 0.0
     settings: dict[str, Any] = {"which": "LA", "tol": tolerance, "maxiter": restarts, "return_eigenvectors": False}
+
+    def top(shift: float) -> float:
+        A = LinearOperator((n, n), matvec=lambda v: host(product(v.ravel())) + dtype(shift) * v.ravel(), dtype=dtype)
+        return float(eigsh(A, 1, v0=start, ncv=min(LANCZOS, n), **settings)[0]) - shift
+
     try:
-        return float(eigsh(A, 1, v0=start, ncv=min(LANCZOS, n), **settings)[0])
+        found = top(0.0)
+        if found < 0:
+            shift = -2 * found
+            found = top(shift)
+            return found if found < -tolerance * shift else 0.0
+        return found
     except ArpackError:
         return np.nan
 
@@ -284,16 +303,23 @@ OPERATORS: dict[str, Callable[[View, Array], Array]] = {"sharpness": gauss_newto
 NAMES = (*OBSERVABLES, *OPERATORS)
 
 
-def check_save(save: Iterable[str], problem: Problem) -> tuple[str, ...]:
+def check_save(save: Iterable[str], problem: Problem, num_kept: int) -> tuple[str, ...]:
     """The names in `save`, each once.
 
     Raises:
-        ValueError: an unknown name; update_size of networks whose start is not kept; eigenvalues of online training without
-            targets at the test points.
+        ValueError: an unknown name; no kept step to measure at; update_size of networks whose start is not kept; eigenvalues of
+            online training without targets at the test points.
     """
-    given = [save] if isinstance(save, str) else [*save]
+    given = [save] if isinstance(save, str) else check.sequence("save", save, like="['sharpness']")
     for name in given:
+        if name in Trajectory.NAMES and name not in NAMES:
+            raise ValueError(
+                f"save={name!r} is of an MLP on a Task under plain gradient descent; of other networks it is one of "
+                f"{', '.join(map(repr, NAMES))}."
+            )
         check.choice("save", name, NAMES)
+    if given and not num_kept:
+        raise ValueError(f"save={tuple(given)} is measured at the kept steps, and save_kernels=[] keeps none.")
     if "update_size" in given and not problem.parameterization.centered:
         raise ValueError("update_size compares with the start, which is kept where outputs are centred: centered=True.")
     blind = not isinstance(problem.task, Stream) and problem.training.online and problem.task.y_test is None
@@ -316,15 +342,16 @@ def needs(looks: Looks, state: State, x: np.ndarray, y: np.ndarray) -> tuple[int
         floats += (LANCZOS + 20) * _size(one) + 4 * _size(fields)  # its basis; what a product passes through
     rows = rows_at_a_time(one, x, y.size, ROWS_BYTES)[1] if {"NTK", "eigenvalues"} & {*looks.names} else 0
     numbers = _size(jax.eval_shape(partial(_observe, looks), state, x, y)) // seeds + len(looks.names)
-    return numbers, 4 * floats + rows
+    return numbers, working().itemsize * floats + rows
 
 
 def look(looks: Looks, state: State, x: Any, y: Any) -> dict[str, Float[Any, "seeds ..."]]:
     """What `looks` names, of one network after the other."""
-    seeds, n = len(jax.tree.leaves(state.network)[0]), _size(state.network)
+    seeds, n, dtype = len(jax.tree.leaves(state.network)[0]), _size(state.network), working().type
     tops = {
         name: np.array(
-            [top_eigenvalue(partial(_product, name, looks, state, x, y, i), n // seeds) for i in range(seeds)], np.float32
+            [top_eigenvalue(partial(_product, name, looks, state, x, y, i), n // seeds, dtype=dtype) for i in range(seeds)],
+            dtype,
         )
         for name in looks.names
         if name in OPERATORS

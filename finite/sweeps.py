@@ -17,19 +17,20 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property, partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal
 
 import jax
 import numpy as np
 from jaxtyping import Array, Bool, Float, Int, Key
 from tqdm import tqdm
 
-from finite import ensemble, fit
+from finite import ensemble, fit, rounding
 from finite.coordinates import slope_of
-from finite.keys import key_of
+from finite.keys import WIDEST, key_of
 from widthwise import Problem, check
 from widthwise.checked import checked
 from widthwise.memory import require
+from widthwise.precision import computing_in
 from widthwise.storage import read_arrays, with_suffix, write_arrays
 
 if TYPE_CHECKING:
@@ -266,6 +267,7 @@ def sweep(
     num_seeds: int = 4,
     seed: int = 0,
     last: float = 0.1,
+    dtype: Literal["float32", "float64"] = "float32",
     progress: bool = True,
 ) -> Sweep:
     """Train at every learning rate and width (or depth), and see whether the optimal rate stays where it is.
@@ -283,10 +285,12 @@ def sweep(
         num_seeds: networks per rate and width; their spread is the error of the optimum.
         seed: of the networks, which start as those of `finite.train` with that seed.
         last: the fraction of the steps whose losses are averaged.
+        dtype: "float32" or "float64".
         progress: show a progress bar, if there is a terminal.
 
     Raises:
-        ValueError: an argument out of range; training by a flow, at a temperature, or with layer_rates.
+        ValueError: an argument out of range; training by a flow, at a temperature, or with layer_rates; gamma0 too small for
+            the dtype.
         MemoryError: one network does not fit.
 
     Example:
@@ -320,7 +324,11 @@ def sweep(
         return jax.vmap(partial(jax.random.fold_in, key_of(seed, N)))(np.arange(num_seeds))
 
     bar = tqdm(cases, "sweep", unit="network", disable=None if progress else True, leave=False)
-    losses = [_losses(case, N, grid, keys_of(N), last, bar) for case, N in bar]
+    with computing_in(dtype):
+        _, y = next(iter(ensemble.batches(problem.task, problem.training)))
+        for case, N in cases:
+            rounding.check_strength(case, N, dtype, y)
+        losses = [_losses(case, N, grid, keys_of(N), last, bar) for case, N in bar]
     return Sweep(problem, each_width, each_depth, grid, np.stack(losses))
 
 
@@ -371,7 +379,7 @@ def _rates(rates: Any) -> Float[np.ndarray, "rates"]:
 
 
 def _sizes(name: str, sizes: Sequence[int]) -> tuple[int, ...]:
-    given = tuple(sorted(check.count(name, n) for n in sizes))
+    given = tuple(sorted(check.count(f"every entry of {name}", n, most=WIDEST) for n in check.sequence(name, sizes)))
     if not given or len({*given}) < len(given):
         raise ValueError(f"{name} must be different whole numbers, at least one; got {given}.")
     return given

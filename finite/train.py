@@ -18,8 +18,8 @@ import numpy as np
 from jaxtyping import Array, Bool, Float, Int, Key, UInt
 from tqdm import tqdm
 
-from finite import measure, mlp
-from finite.keys import key_of
+from finite import measure, mlp, rounding
+from finite.keys import WIDEST, key_of
 from finite.log import run_name
 from widthwise import MLP, Activation, Estimate, Loss, Problem, Result, Status, Task, Trajectory, check
 from widthwise.checked import checked
@@ -99,7 +99,7 @@ def train(
     save_kernels: Iterable[int] | None = None,
     save: str | Iterable[str] = (),
     record: Iterable[int] | None = None,
-    num_probes: int = 64,
+    num_probes: int | None = None,
     checkpoint: str | os.PathLike[str] | None = None,
     log: str | os.PathLike[str] | None = None,
     dtype: Literal["float32", "float64", "bfloat16"] = "float32",
@@ -133,7 +133,7 @@ def train(
             and z are of all N neurons, z that of output 0: g^l = phi'(h^l) z^l. Of networks that the theory does not solve:
             those of `docs/networks.md`.
         record: steps to record, of networks that the theory does not solve; by default 32 of them, evenly in log t.
-        num_probes: held-out points of a Stream at which those networks are watched.
+        num_probes: held-out points of a Stream at which those networks are watched; by default 64, or all there are.
         checkpoint: a file to go on from, of those networks: written every minute, read if it is there, gone at the end.
             `finite.partial_result` reads what is recorded in it.
         log: a file that gets a line of JSON per recorded step, of those networks: losses of every seed.
@@ -178,11 +178,13 @@ def train(
         True
     """
     check.instance("problem", problem, Problem)
-    width = check.count("width", width, "It is the number N of neurons in every hidden layer.")
+    width = check.count("width", width, "It is the number N of neurons in every hidden layer.", most=WIDEST)
     num_seeds = check.count("num_seeds", num_seeds, "Two or more give an error bar.")
     seed = check.seed("seed", seed)
     check.choice("dtype", dtype, ("float32", "float64", "bfloat16"))
     accumulate = check.count("accumulate", accumulate)
+    if num_probes is not None:
+        num_probes = check.count("num_probes", num_probes, most=check.MANY)
     if memory is not None:
         memory = check.positive("memory", memory, "It is a number of bytes, e.g. 4e9.")
     of_theory = isinstance(problem.architecture, MLP) and isinstance(problem.task, Task) and problem.training.optimizer is None
@@ -201,7 +203,7 @@ def train(
             "an MLP on a Task is recorded at every step and in one go: leave out record, checkpoint, log and accumulate."
         )
     check.choice("dtype", dtype, ("float32", "float64"))
-    _check_rounding(problem, width, dtype)
+    rounding.check_strength(problem, width, dtype)
     steps = chosen_steps(problem.training.num_steps, save_kernels)
     names = _check_save(problem, save, len(steps))
     mesh = devices_as(("seeds", "none"), len(jax.devices()))
@@ -232,6 +234,7 @@ def train(
     with np.errstate(over="ignore", invalid="ignore"):  # of networks that diverged
         estimate = Estimate.of(samples)
         status = _status(problem, samples, estimate.mean)
+        status = rounding.status_of(status, problem, width, dtype, **_steps_of(problem, width, samples.f))
     stats = {
         "width": width,
         "parameters": _num_parameters(problem, width),
@@ -250,7 +253,7 @@ def _fit(
     save_kernels: Iterable[int] | None,
     save: Iterable[str],
     record: Iterable[int] | None,
-    num_probes: int,
+    num_probes: int | None,
     checkpoint: str | os.PathLike[str] | None,
     log: str | os.PathLike[str] | None,
     progress: bool,
@@ -258,26 +261,28 @@ def _fit(
     """`train` of networks that the theory does not solve."""
     from finite import fit, observe  # imported where used, as equinox costs a fifth of a second
 
-    if settings["dtype"] == "float64":
-        raise ValueError('networks other than MLPs on a Task train in dtype="float32" or "bfloat16".')
     kept = chosen_steps(problem.training.num_steps, save_kernels)
-    names = observe.check_save(save, problem)
-    run = fit.Run(
-        problem,
-        **settings,
-        steps=np.union1d(fit.recorded_steps(problem.training.num_steps, record), kept if names else []).astype(int),
-        kernel_steps=kept,
-        save=names,
-        num_probes=check.count("num_probes", num_probes),
-    )
+    names = observe.check_save(save, problem, len(kept))
     file, lines = (None if path is None else Path(path) for path in (checkpoint, log))
-    with held(file, "checkpoint"), held(lines, "log", of=run_name(run.whose)):
-        samples, stats = run.solve(file, lines, progress)
+    with computing_in("float64" if settings["dtype"] == "float64" else "float32"):
+        run = fit.Run(
+            problem,
+            **settings,
+            steps=np.union1d(fit.recorded_steps(problem.training.num_steps, record), kept if names else []).astype(int),
+            kernel_steps=kept,
+            save=names,
+            num_probes=num_probes,
+        )
+        with held(file, "checkpoint"), held(lines, "log", of=run_name(run.whose)):
+            samples, stats = run.solve(file, lines, progress)
     with np.errstate(over="ignore", invalid="ignore"):  # of networks that diverged
         estimate = Estimate.of(samples)
     method = f"finite.train(width={settings['width']}, num_seeds={settings['num_seeds']})"
     known = provenance(problem, method, settings["seed"])
-    return Result(problem, estimate, fit.status_of(samples, problem), stats, known)
+    status = rounding.status_of(
+        fit.status_of(samples, problem), problem, settings["width"], settings["dtype"], **run.steps_of_weights()
+    )
+    return Result(problem, estimate, status, stats, known)
 
 
 @partial(jax.jit, static_argnames="program")
@@ -428,21 +433,6 @@ def _check_save(problem: Problem, save: Iterable[str], num_kept: int) -> tuple[s
     return names
 
 
-def _check_rounding(problem: Problem, width: int, dtype: str) -> None:
-    """Raise ValueError where rounding, measured at 25 eps / gamma0 in f, exceeds 5 % of f, which is y and what f starts at."""
-    form = problem.parameterization
-    gamma0 = form.feature_learning_strength(width)
-    error = 25 * float(np.finfo(dtype).eps) / gamma0
-    targets = problem.task.y.reshape(-1, problem.task.num_outputs)
-    scale = float(np.sqrt(np.mean(np.max(targets**2, axis=1)))) + (0.0 if form.centered else 1 / (gamma0 * width**0.5))
-    if error > 0.05 * (scale or 1.0):
-        cure = 'Pass dtype="float64".' if dtype == "float32" else "Raise gamma0: the lazy limit is reached long before."
-        raise ValueError(
-            f"gamma0 = {form.gamma0:g} is too small for {dtype} at width {width}: outputs of order {scale:.1g} would carry a "
-            f"rounding error of about {error:.1g}. {cure}"
-        )
-
-
 def _num_parameters(problem: Problem, width: int) -> int:
     net, task = problem.architecture, problem.task
     biases = net.depth * width + task.num_outputs if net.bias else 0
@@ -480,6 +470,17 @@ def _seeds_per_chunk(
     free = available_bytes() if memory is None else memory
     target = min(CHUNK_BYTES["cpu" if jax.default_backend() == "cpu" else "gpu"], free - record)
     return max(1, int(target / per_seed))
+
+
+def _steps_of(problem: Problem, width: int, f: Float[np.ndarray, "seeds states ..."]) -> dict[str, Any]:
+    """What `rounding.status_of` asks: S, the size of f, and the steps of weights that f tells of."""
+    form = problem.parameterization
+    features = rounding.feature_size(problem)
+    size = features / form.feature_learning_strength(width)
+    of_f = [float(np.mean((f[:, t + 1] - f[:, t]) ** 2, dtype=np.float64)) ** 0.5 for t in range(f.shape[1] - 1)]
+    moved = np.array(of_f) / (3 * size) if size else np.zeros(len(of_f))
+    y = rounding.target_size(problem.task.y) + (0.0 if form.centered else features * form.output_size(width))
+    return {"size": size, "y": y, "moved": moved, "steps": np.ones(len(moved))}
 
 
 def _status(problem: Problem, samples: Trajectory, mean: Trajectory) -> Status:

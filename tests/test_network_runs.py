@@ -328,8 +328,8 @@ def test_half_precision_trains_to_rounding(name: str) -> None:
     assert half.samples.f.dtype == np.float32
     error = np.sqrt(np.mean((half.samples.f - single.samples.f) ** 2) / np.mean(single.samples.f**2))
     assert 1e-4 < error < 0.05
-    with pytest.raises(ValueError, match='dtype="float32" or "bfloat16"'):
-        run(problem, dtype="float64")
+    with pytest.raises(ValueError, match="'bfloat16'; got 'float16'"):
+        run(problem, dtype="float16")
     with pytest.raises(ValueError, match="dtype must be one of 'float32', 'float64'"):
         run(Problem(MLP(1), Parameterization(), tasks.sphere(2, input_dim=3), GradientDescent(0.1, 2)), dtype="bfloat16")
 
@@ -382,7 +382,7 @@ BAD: dict[str, tuple[Any, str]] = {
     "momentum of Adam": (lambda: GradientDescent(0.1, 5, momentum=0.9, optimizer=Adam()), "momentum belongs to plain"),
     "b1": (lambda: Adam(b1=1.0), "b1 must be below 1"),
     "like": (lambda: Optax(optax.sgd(1.0), "lion"), "like must be one of"),  # type: ignore[arg-type]
-    "save": (lambda: run(a_problem(), save=["z"]), "save must be one of 'update_size'"),
+    "save": (lambda: run(a_problem(), save=["z"]), "save='z' is of an MLP on a Task"),
     "layer rates": (
         lambda: Problem(
             ResidualMLP(1), Parameterization(), tasks.sphere(4, input_dim=8), GradientDescent(0.1, 5, layer_rates=(1.0, 1.0))

@@ -241,8 +241,32 @@ def test_own_activation() -> None:
 def test_equal_functions_give_equal_activations() -> None:
     assert as_activation(wavy) == as_activation(wavy)
     assert hash(as_activation(wavy)) == hash(as_activation(wavy))
-    assert as_activation(wavy) != as_activation(lambda h: h + 0.5 * jnp.sin(h))  # another function object: may differ
+    assert as_activation(wavy) != as_activation(lambda h: h + 0.4 * jnp.sin(h))
     assert MLP(2, wavy) == MLP(2, wavy)
+
+
+def test_functions_made_anew_are_one_activation_if_they_compute_one() -> None:
+    """Told apart by constants, however they reach the function: closures, arrays, globals, defaults, a derivative's rule."""
+
+    def made(scale: Any) -> Activation:
+        return as_activation(lambda h: jnp.tanh(h) * jnp.sum(jnp.asarray(scale)))
+
+    other = float(np.nextafter(0.8, 1))
+    for a, b in ((0.8, other), ([1.0, 0.8], [1.0, other])):
+        assert made(a) is made(a)
+        assert made(a) != made(b)
+    assert as_activation(lambda h, s=0.8: s * h) != as_activation(lambda h, s=0.9: s * h)
+
+    @jax.custom_jvp
+    def straight(h: jax.Array) -> jax.Array:
+        return jnp.tanh(h)
+
+    straight.defjvp(lambda primals, tangents: (jnp.tanh(primals[0]), tangents[0]))
+    assert as_activation(lambda h: straight(h)).d(jnp.ones(1)) == 1.0
+    assert as_activation(lambda h: straight(h)) != as_activation(lambda h: jnp.tanh(h))
+    for value in (0.25, 0.5):
+        globals()["GAIN"] = value
+        np.testing.assert_allclose(as_activation(lambda h: GAIN * h)(jnp.ones(1)), value)  # type: ignore[name-defined]
 
 
 def test_equal_functions_compile_once(compilations: list[str]) -> None:
@@ -251,8 +275,13 @@ def test_equal_functions_compile_once(compilations: list[str]) -> None:
     before = len(compilations)
     finite.train(a_problem(wavy), **settings)
     assert len(compilations) == before
+    anew = []
+    for _ in range(2):
+        finite.train(a_problem(lambda h: h + 0.3 * jnp.sin(h)), **settings)
+        anew.append(len(compilations))
+    assert before < anew[0] == anew[1]  # a function made anew that computes the same compiles nothing
     finite.train(a_problem(lambda h: h + 0.4 * jnp.sin(h)), **settings)  # negative twin: another function does compile
-    assert len(compilations) > before
+    assert len(compilations) > anew[1]
 
 
 @few

@@ -11,6 +11,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from widthwise import check
+from widthwise.precision import FLOATS, computing_in
 
 Elementwise = Callable[[jax.Array], jax.Array]
 
@@ -138,4 +139,32 @@ def as_activation(spec: str | Elementwise | Activation) -> Activation:
     if not bool(jnp.allclose(value, alone, rtol=1e-5, atol=1e-6)):
         raise ValueError(f"activation must act on every number by itself; alone {alone!r}, in an array {value!r}. {cure}")
     odd = bool(jnp.allclose(value, -mirrored, rtol=1e-6, atol=1e-7))
-    return Activation(getattr(spec, "__name__", "custom"), spec, _Derivative(spec), odd)
+    return _the_one_like(Activation(getattr(spec, "__name__", "custom"), spec, _Derivative(spec), odd))
+
+
+_OWN: dict[Any, Activation] = {}
+"""The first activation of a user's that computes what the key says."""
+
+
+def _the_one_like(act: Activation) -> Activation:
+    """The first activation that computes the same, so that a function made anew compiles nothing anew."""
+    try:
+        texts = [trace(act, dtype) for dtype in FLOATS]
+    except Exception:  # what JAX cannot trace fails where it is used, with the message of that place
+        return act
+    key = act.name, act.odd, *((jaxpr, *((c.dtype.str, c.shape, c.tobytes()) for c in constants)) for jaxpr, constants in texts)
+    return _OWN.setdefault(key, act)
+
+
+def trace(act: Activation, dtype: str) -> tuple[str, list[np.ndarray]]:
+    """What phi and phi' compute of a number of this dtype: their jaxpr, and the constants that they close over.
+
+    Example:
+        >>> scale = 0.8
+        >>> one, other = (as_activation(lambda h: jnp.tanh(scale * h)) for _ in range(2))
+        >>> one is other
+        True
+    """
+    with computing_in(dtype), jax.disable_jit():  # inner jits are written out, so that no constant hides in them
+        closed = jax.make_jaxpr(lambda h: (act.phi(h), act.d(h)))(np.dtype(dtype).type(0.0))
+        return str(closed), [np.asarray(c) for c in closed.consts]

@@ -9,11 +9,15 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jaxtyping import Array, Float
+from numpy.typing import NDArray
 
 from widthwise import check
 
 SampleLoss = Callable[[Float[Array, "outputs"], Float[Array, "outputs"]], Float[Array, ""]]
+
+ONE_HOT = "Make labels integers 0 ... C - 1 and of them one-hot rows, np.eye(C)[labels]; or +-1, with loss='logistic'."
 
 
 @dataclass(frozen=True)
@@ -49,6 +53,23 @@ class Loss:
     def hessian(self, f: Any, y: Any) -> Array:
         """d^2 l / d f d f' of every sample: f, y (..., C) -> (..., C, C)."""
         return _over_samples(jax.hessian(self.of_sample), f, y)
+
+    def check_targets(self, y: NDArray[Any], where: str = "") -> None:
+        """ValueError unless the loss takes these targets (n,) or (n, C), wherever they come from: a Task or a stream.
+
+        Example:
+            >>> as_loss("logistic").check_targets(np.array([0.0, 1.0]))
+            Traceback (most recent call last):
+            ...
+            ValueError: loss='logistic' needs targets +1 and -1, got 0. For 0 and 1 pass 2 y - 1.
+        """
+        if self == NAMED["logistic"] and (other := y[np.abs(y) != 1]).size:
+            raise ValueError(f"{where}loss='logistic' needs targets +1 and -1, got {other[0]:g}. For 0 and 1 pass 2 y - 1.")
+        if self == NAMED["cross_entropy"]:
+            if y.ndim < 2 or y.shape[1] < 2:
+                raise ValueError(f"{where}loss='cross_entropy' needs targets (P, C), C >= 2. {ONE_HOT}")
+            if (y < 0).any() or not np.allclose(y.sum(-1), 1.0):
+                raise ValueError(f"{where}loss='cross_entropy' needs rows of probabilities, with sum 1. {ONE_HOT}")
 
 
 def _over_samples(function: Callable[..., Array], f: Any, y: Any) -> Array:

@@ -225,6 +225,15 @@ class Parameterization:
         """
         return self._number("output", "multiplier", width, width) * self._number("output", "init_std", width, width)
 
+    def output_size(self, width: int) -> float:
+        """Root mean square of f at the start, not centred, for features of mean square one: sqrt(N) a_L b_L.
+
+        Example:
+            >>> Parameterization(gamma0=2.0).output_size(width=100)
+            0.05
+        """
+        return self.gradient_unit(width) * width**0.5
+
     def _number(self, role: Role, entry: Entry, width: int, fan_in: int) -> float:
         """An entry of the table at this width."""
 

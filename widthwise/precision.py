@@ -5,6 +5,11 @@ from __future__ import annotations
 from contextlib import AbstractContextManager
 
 import jax
+import jax.numpy as jnp
+import numpy as np
+
+FLOATS = ("float32", "float64")
+"""The precisions that weights have."""
 
 
 def computing_in(dtype: str) -> AbstractContextManager:
@@ -21,6 +26,17 @@ def computing_in(dtype: str) -> AbstractContextManager:
     from jax.experimental import enable_x64  # type: ignore[attr-defined]  # before JAX 0.8
 
     return enable_x64(dtype == "float64")
+
+
+def working() -> np.dtype:
+    """The floating type that JAX computes in where this is called.
+
+    Example:
+        >>> with computing_in("float64"):
+        ...     working()
+        dtype('float64')
+    """
+    return np.dtype(jnp.result_type(float))
 
 
 def float64() -> AbstractContextManager:

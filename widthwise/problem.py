@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import hashlib
 import json
+import warnings
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import cached_property
@@ -15,7 +16,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from widthwise import check
-from widthwise.activation import NAMED, Activation
+from widthwise.activation import NAMED, Activation, trace
 from widthwise.architecture import MLP, NAMES, Architecture, ResidualMLP
 from widthwise.data import Stream
 from widthwise.loss import NAMED as LOSSES
@@ -75,9 +76,25 @@ class Problem:
         for name in ("batches", "label_noise", "temperature", "flow", "layer_rates"):
             if getattr(training, name):
                 raise ValueError(f"{name} is for training on a Task, whose points are all known: leave it out.")
-        if (stream.kind == "values") == (training.loss.name == "cross_entropy"):
-            wanted = "values, with loss='mse'" if stream.kind == "values" else f"{stream.kind}, with loss='cross_entropy'"
-            raise ValueError(f"{stream.name} is a stream of {wanted}; got loss={training.loss.name!r}.")
+        if training.online or training.data_seed:
+            raise ValueError("sampling and data_seed are for training on a Task: the order of a Stream is its own.")
+        if stream.kind != "values" and training.loss.name != "cross_entropy":
+            raise ValueError(
+                f"{stream.name} is a stream of {stream.kind}, with loss='cross_entropy'; got loss={training.loss.name!r}. "
+                "For values make its targets floats."
+            )
+        if stream.kind == "values" and training.loss.name == "cross_entropy":
+            raise ValueError(
+                f"{stream.name} is a stream of values, with loss='mse', 'logistic' or your own; got loss='cross_entropy'. For "
+                "classes make its labels integers 0 ... C - 1 of shape (n,), e.g. y.ravel().astype(int)."
+            )
+        needed = (training.num_steps + 1) * training.batch_size
+        if stream.num_samples is not None and needed > stream.num_samples:
+            raise ValueError(
+                f"{stream.name} ends early: {training.num_steps} steps of {training.batch_size} samples and a last batch to "
+                f"measure need {needed}, it has {stream.num_samples}. Train for fewer steps, take smaller batches, or give it "
+                "more data or epochs."
+            )
 
     def _check_task(self) -> None:
         task, training = self.task, self.training
@@ -100,15 +117,10 @@ class Problem:
                 f"{len(training.layer_rates)}."
             )
         for y in (task.y, task.y_test):
-            if y is None:
-                continue
-            if training.loss.name == "logistic" and not (np.abs(y) == 1).all():
-                raise ValueError("loss='logistic' needs targets +1 and -1. For 0 and 1 pass 2 y - 1.")
-            if training.loss.name == "cross_entropy":
-                if task.num_outputs < 2:
-                    raise ValueError("loss='cross_entropy' needs targets (P, C), C >= 2: one-hot rows, or loss='logistic'.")
-                if (y < 0).any() or not np.allclose(y.sum(-1), 1.0):
-                    raise ValueError("loss='cross_entropy' needs rows of probabilities: not negative, with sum 1.")
+            if y is not None:
+                training.loss.check_targets(y)
+        if training.loss.name == "cross_entropy":
+            _warn_of_no_class_0(task)
 
     @property
     def num_watched(self) -> int:
@@ -243,6 +255,19 @@ _PARTS: dict[str, tuple[type, ...]] = {
 }
 
 
+def _warn_of_no_class_0(task: Task) -> None:
+    """Warn where class 0 alone has no sample among so many that it is no chance: labels 1 ... K, made one-hot as they are."""
+    y = task.y if task.y_test is None else np.concatenate([task.y, task.y_test])
+    there = (y != 0).any(axis=0).tolist()
+    if not there[0] and all(there[1:]) and len(y) >= 10 * len(there):
+        warnings.warn(
+            f"no sample is of class 0, and all others occur: labels 1 ... {len(there) - 1} make an output that nothing is for. "
+            "Count them from 0: np.eye(K)[labels - 1].",
+            UserWarning,
+            stacklevel=5,
+        )
+
+
 def _fields(noun: Any) -> dict[str, Any]:
     return {field.name: getattr(noun, field.name) for field in dataclasses.fields(noun)}
 
@@ -297,6 +322,5 @@ def _activation_text(act: Activation) -> Any:
     """A named activation's name; of a user's own, the jaxpr of phi and phi' with the constants that they close over."""
     if act == NAMED.get(act.name):
         return act.name
-    with float64(), jax.disable_jit():  # inner jits are written out, so that no constant hides in them
-        closed = jax.make_jaxpr(lambda h: (act.phi(h), act.d(h)))(np.float64(0.0))
-    return {"name": act.name, "jaxpr": str(closed), "constants": [np.asarray(c).tolist() for c in closed.consts]}
+    jaxpr, constants = trace(act, "float64")
+    return {"name": act.name, "jaxpr": jaxpr, "constants": [c.tolist() for c in constants]}

@@ -28,6 +28,9 @@ from widthwise.version import __version__
 FORMAT = 2
 """Version of the file layout; raised when an older reader could misread a newer file."""
 
+DIVERGED = 1e6
+"""Training diverges where the loss exceeds so many times its scale."""
+
 
 @dataclass(frozen=True)
 class Status:
@@ -59,7 +62,7 @@ class Status:
         task, eta0 = problem.task, problem.training.eta0
         scale = max(float(trajectory.loss[0]), float(np.mean(task.y**2)) / 2, np.finfo(np.float64).tiny)
         with np.errstate(over="ignore", invalid="ignore"):
-            bad = ~(np.isfinite(trajectory.f).reshape(len(trajectory.f), -1).all(-1) & (trajectory.loss < 1e6 * scale))
+            bad = ~(np.isfinite(trajectory.f).reshape(len(trajectory.f), -1).all(-1) & (trajectory.loss < DIVERGED * scale))
         if not bad.any():
             return Status(True, done)
         step, suggestion = int(trajectory.steps[bad.argmax()]), eta0 / 2

@@ -44,7 +44,8 @@ def is_weight(x: Any) -> bool:
 class Maker:
     """Draws the weights of one network, one after the other, each from a stream of its own.
 
-    The normal draws depend on the key, the place in the order and the shape alone: all parameterizations start from the same.
+    The normal draws depend on the key, the place in the order and the shape alone, and are made in float32: all
+    parameterizations and precisions start from the same.
     """
 
     form: Parameterization
@@ -59,7 +60,7 @@ class Maker:
         where: dict[str, Any] = {"width": self.width, "fan_in": fan_in, "blocks": self.blocks if in_block else None}
         scale = self.form.scale(role, optimizer=self.optimizer, **where)
         descent_rate = self.form.scale(role, **where).learning_rate
-        value = scale.init_std * jax.random.normal(jax.random.fold_in(self.key, self.made), shape)
+        value = scale.init_std * jax.random.normal(jax.random.fold_in(self.key, self.made), shape, jnp.float32).astype(float)
         self.made += 1
         return Weight(value, role, scale, self.form.gradient_size(role, **where), descent_rate)
 

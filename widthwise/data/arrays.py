@@ -18,7 +18,14 @@ DIGITS_SCALE = (0.3053 * 16, 0.3760 * 16)
 
 @checked
 def from_arrays(
-    x: Any, y: Any, *, test: int | tuple[Any, Any], seed: int = 0, epochs: int | None = None, name: str = "arrays"
+    x: Any,
+    y: Any,
+    *,
+    test: int | tuple[Any, Any],
+    seed: int = 0,
+    epochs: int | None = None,
+    num_outputs: int | None = None,
+    name: str = "arrays",
 ) -> Stream:
     """Batches from arrays, which may be memory maps; a random order per epoch.
 
@@ -28,10 +35,12 @@ def from_arrays(
         test: the held-out (x_test, y_test), or how many of the n rows to hold out; which ones does not depend on the seed.
         seed: of the order.
         epochs: how often each row comes; 1 is one pass, None goes on for ever.
+        num_outputs: of classes, how many there are; by default the largest label and one.
         name: shown in tables and files.
 
     Raises:
-        ValueError: lengths or shapes that do not go together; nothing left to train on.
+        ValueError: lengths or shapes that do not go together; nothing left to train on; labels below 0, labels that all are
+            above 0 (counted from 1?) where num_outputs is not given.
 
     Example:
         >>> stream = from_arrays(np.arange(12.0).reshape(6, 2), [0, 1, 2, 0, 1, 2], test=2, epochs=1)
@@ -58,6 +67,12 @@ def from_arrays(
         train_rows, test_rows = _rows(x, y, order[test:]), _rows(x, y, order[:test])
         x_test, y_test = x[:0], y[:0]
     classes = y.ndim == 1 and np.issubdtype(y.dtype, np.integer)
+    if classes:
+        outputs = _num_classes(y, y_test, num_outputs)
+    elif num_outputs is not None:
+        raise ValueError(f"num_outputs is of classes, whose labels are integers of shape (n,); got y of {y.dtype}, {y.shape}.")
+    else:
+        outputs = 1 if y.ndim == 1 else y.shape[1]
     return shuffled(
         train_rows,
         test_rows,
@@ -65,7 +80,7 @@ def from_arrays(
         epochs,
         name=name,
         input_shape=x.shape[1:],
-        num_outputs=int(max(y.max(), y_test.max(initial=0))) + 1 if classes else (1 if y.ndim == 1 else y.shape[1]),
+        num_outputs=outputs,
         kind="classes" if classes else "values",
         settings={"content": [_digest(a) for a in (x, y, x_test, y_test)]},
     )
@@ -93,6 +108,26 @@ def digits(*, num_test: int = 297, seed: int = 0, epochs: int | None = None) -> 
     mean, std = DIGITS_SCALE
     x = ((images - mean) / std).astype(np.float32).reshape(-1, 8, 8, 1)
     return from_arrays(x, labels, test=num_test, seed=seed, epochs=epochs, name="digits")
+
+
+def _num_classes(y: NDArray[Any], y_test: NDArray[Any], given: int | None) -> int:
+    """How many classes there are."""
+    values = np.concatenate([y, y_test])
+    least, most = int(values.min()), int(values.max())
+    if least < 0:
+        raise ValueError(
+            f"labels of classes are 0, 1, ..., got {least}. Targets -1 and +1 are values: make them floats, y.astype(float)."
+        )
+    if given is not None:
+        if check.count("num_outputs", given) <= most:
+            raise ValueError(f"labels must lie in 0 ... num_outputs - 1 = {given - 1}, got {most}.")
+        return given
+    if least > 0:
+        raise ValueError(
+            f"labels of classes are 0, 1, ..., got {least} ... {most}: nothing is of class 0, which would have an output. "
+            f"Count them from 0, y - {least}; or pass num_outputs={most + 1}, if there is a class 0 and no sample of it here."
+        )
+    return most + 1
 
 
 def _pair(x_name: str, x: Any, y_name: str, y: Any) -> Batch:

@@ -17,6 +17,7 @@ from numpy.typing import NDArray
 from widthwise import check
 from widthwise.checked import checked
 from widthwise.memory import require
+from widthwise.precision import FLOATS
 
 Batch = tuple[NDArray[Any], NDArray[Any]]
 
@@ -25,7 +26,7 @@ TYPES: dict[str, tuple[type, type]] = {
     "tokens": (np.int32, np.int32),
     "values": (np.float32, np.float32),
 }
-"""Kind of a stream -> types of x and y."""
+"""Kind of a stream -> types of x and y; float32 is what values are in by default."""
 
 
 class EndOfStream(ValueError):
@@ -56,6 +57,7 @@ class Stream:
             generators do) the number of batches that there are from step 0 on.
         held_out: num_points -> the first that many held-out points.
         num_held_out: how many there are; None if there is no end of them.
+        num_samples: of all batches together; None if there is no end of them, or it is not known.
         settings: what the content depends on, as JSON; for the fingerprint.
 
     Raises:
@@ -79,6 +81,7 @@ class Stream:
     source: Callable[[int, int], Generator[Batch, None, int]]
     held_out: Callable[[int], Batch]
     num_held_out: int | None = None
+    num_samples: int | None = None
     settings: Mapping[str, Any] | None = None
 
     def __post_init__(self) -> None:
@@ -88,8 +91,8 @@ class Stream:
             check.count("every entry of input_shape", size)
 
     @checked
-    def batches(self, batch_size: int, start: int = 0) -> Iterator[Batch]:
-        """The batches of steps start, start + 1, ...
+    def batches(self, batch_size: int, start: int = 0, *, dtype: str = "float32") -> Iterator[Batch]:
+        """The batches of steps start, start + 1, ..., their values in `dtype`, "float32" or "float64".
 
         Raises:
             ValueError: a batch of another shape, with NaN or infinite entries, or with labels out of range.
@@ -102,10 +105,11 @@ class Stream:
             >>> bool((next(stream.batches(4, start=7))[0] == eighth[0]).all())
             True
         """
+        check.choice("dtype", dtype, FLOATS)
         self._room(check.count("batch_size", batch_size), "batches of", "Lower batch_size.")
-        return self._checked(batch_size, check.count("start", start, least=0))
+        return self._checked(batch_size, check.count("start", start, least=0), dtype)
 
-    def _checked(self, batch_size: int, start: int) -> Iterator[Batch]:
+    def _checked(self, batch_size: int, start: int, dtype: str) -> Iterator[Batch]:
         source = self.source(batch_size, start)
         for step in itertools.count(start):
             try:
@@ -115,11 +119,11 @@ class Stream:
                     f"{self.name} ends: it has {end.value} batches of {batch_size}, and batch {step} (from 0) was asked for. "
                     "Train for fewer steps, take smaller batches, or give it more data or epochs."
                 ) from None
-            yield self._check(batch, batch_size, f"batch {step}")
+            yield self._check(batch, batch_size, f"batch {step}", dtype)
 
     @checked
-    def probe(self, num_points: int) -> Batch:
-        """(x, y) of the first `num_points` held-out points; no batch contains them.
+    def probe(self, num_points: int, *, dtype: str = "float32") -> Batch:
+        """(x, y) of the first `num_points` held-out points, their values in `dtype`; no batch contains them.
 
         Raises:
             ValueError: more points than are held out; NaN and labels as in `batches`.
@@ -127,16 +131,17 @@ class Stream:
         check.count("num_points", num_points)
         if self.num_held_out is not None and num_points > self.num_held_out:
             raise ValueError(f"{self.name} holds out {self.num_held_out} points, got num_points={num_points}. Take fewer.")
+        check.choice("dtype", dtype, FLOATS)
         self._room(num_points, "a probe of", "Take fewer.")
-        return self._check(self.held_out(num_points), num_points, "the probe")
+        return self._check(self.held_out(num_points), num_points, "the probe", dtype)
 
     def _room(self, size: int, what: str, cure: str) -> None:
         require(8.0 * size * math.prod(self.input_shape), f"{what} {size} samples", cure)
 
-    def _check(self, batch: Batch, size: int, where: str) -> Batch:
+    def _check(self, batch: Batch, size: int, where: str, dtype: str) -> Batch:
         x_shape = (size, *self.input_shape)
         y_shape = {"classes": (size,), "tokens": x_shape, "values": (size, self.num_outputs)}[self.kind]
-        x_type, y_type = TYPES[self.kind]
+        x_type, y_type = (np.dtype(dtype).type if of is np.float32 else of for of in TYPES[self.kind])
         return self._array("x", batch[0], x_shape, x_type, where), self._array("y", batch[1], y_shape, y_type, where)
 
     def _array(self, name: str, value: Any, shape: tuple[int, ...], dtype: type, where: str) -> NDArray[Any]:
@@ -156,6 +161,11 @@ class Stream:
             raise ValueError(
                 f"{where} of {self.name} has NaN or infinite entries of {name}, the first in sample "
                 f"{int(np.argwhere(~np.isfinite(out))[0, 0])}. Remove those samples or fill the gaps."
+            )
+        if (largest := max(out.max(initial=0), -out.min(initial=0))) > check.LARGEST:
+            raise ValueError(
+                f"{where} of {self.name} has entries of {name} as large as {largest:.3g}, whose squares overflow. "
+                "Rescale to order one."
             )
         return out
 
@@ -201,6 +211,7 @@ def shuffled(train: Rows, test: Rows, seed: int, epochs: int | None, *, settings
         source=source,
         held_out=lambda number: test.at(probes[:number]),
         num_held_out=test.number,
+        num_samples=total,
         settings={**settings, "seed": seed, "epochs": epochs, "rows": [train.number, test.number]},
         **fields,
     )
