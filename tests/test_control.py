@@ -69,12 +69,14 @@ def test_where_there_is_no_control_variate() -> None:
         assert np.array_equal(on, off)
 
 
-def test_sampled_kernels_scatter_about_the_exact_one(monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize(("depth", "method"), [(2, March(1024, 16, tol=1e-6)), (1, dmft.TwoLayer(1024, 16, quadrature=False))])
+def test_sampled_kernels_scatter_about_the_exact_one(depth: int, method: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     """With biases and a rate per layer; the exact kernel of another bias, or of other rates, lies elsewhere."""
-    p = twins(0.1).replace(architecture=MLP(2, "tanh", bias=0.7), layer_rates=[1.0, 0.5, 2.0], num_steps=1)
+    rates = [1.0, 0.5, 2.0][: depth + 1]
+    p = twins(0.1).replace(architecture=MLP(depth, "tanh", bias=0.7), layer_rates=rates, num_steps=1)
     sampled = []
     monkeypatch.setattr(control, "corrected", lambda problem, f, K: sampled.append(K) or f)
-    solve(p, March(1024, 16, tol=1e-6), save_kernels=[])
+    dmft.solve(p, method, save_kernels=[], progress=False)
     (K,) = sampled
 
     def z(p: Problem) -> float:
@@ -85,11 +87,7 @@ def test_sampled_kernels_scatter_about_the_exact_one(monkeypatch: pytest.MonkeyP
         return float((total.mean() - exact) / (total.std(ddof=1) / np.sqrt(len(total))))
 
     assert abs(z(p)) < 4.5
-    for wrong in (
-        {"architecture": MLP(2, "tanh", bias=0.6)},
-        {"layer_rates": [1.0, 2.0, 0.5]},
-        {"layer_rates": [2.0, 0.5, 1.0]},
-    ):
+    for wrong in ({"architecture": MLP(depth, "tanh", bias=0.6)}, {"layer_rates": rates[::-1]}, {"layer_rates": None}):
         assert abs(z(p.replace(**wrong))) > 9
 
 
@@ -114,6 +112,18 @@ def test_training_ends_below_the_threshold(monkeypatch: pytest.MonkeyPatch) -> N
     assert theory.mean.loss[-1] < 1e-12
     trust_everything(monkeypatch)
     assert solve(p, March(256, 4), save_kernels=[]).mean.loss[-1] > 1e3
+
+
+def test_particles_train_above_the_threshold(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The same of one hidden layer, at 1.02 of it, where gamma0 = 0.1 is enough to train."""
+    p = near(0.1, 0.1, 300).replace(architecture=MLP(1, "tanh"))
+    lazy = dmft.solve(p, dmft.Lazy(), save=["sharpness"], progress=False)
+    p = p.replace(eta0=1.02 * 2 / lazy.mean["sharpness"][0])
+    method = dmft.TwoLayer(64, 4, quadrature=False)
+    theory = dmft.solve(p, method, save_kernels=[], progress=False)
+    assert theory.mean.loss[-1] < 1e-12
+    trust_everything(monkeypatch)
+    assert dmft.solve(p, method, save_kernels=[], progress=False, throw=False).mean.loss[-1] > 1e3
 
 
 def errors(p: Problem, many: Result, on: bool, seeds: int) -> tuple[float, float, float]:

@@ -375,8 +375,8 @@ def test_a_train_point_once_more() -> None:
 
 @pytest.mark.parametrize("activation", ["tanh", pytest.param("relu", marks=pytest.mark.slow)])
 def test_noise_of_test_points(activation: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Features outside the basis on frozen noise, against a basis made to hold them by looking at them at every step."""
-    p = twins().replace(architecture=MLP(3, activation), num_steps=10)
+    """Features outside the basis on frozen noise that decays, against a basis made to hold them by looking at every step."""
+    p = twins().replace(architecture=MLP(3, activation), num_steps=10, weight_decay=0.1)
     many, method = March(1024, 16, tol=1e-4), March(512, 16, tol=1e-4)
     inside = solve(p, many, save_kernels=range(11))
 
