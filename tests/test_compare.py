@@ -17,7 +17,7 @@ from scipy.stats import binom
 import compare
 import dmft
 import dmft.two_layer
-from compare.significance import coefficient_weights, intercept_weights
+from compare.significance import coefficient_weights, intercept_weights, parts_of
 from widthwise import MLP, Estimate, GradientDescent, Parameterization, Problem, Result, Status, Task, Trajectory, tasks
 
 some = settings(deadline=None, derandomize=True, max_examples=30)
@@ -462,6 +462,7 @@ def test_agreement_reports() -> None:
     assert not wrong
     assert "DISAGREE" in str(wrong)
     for name, part in PARTS.items():
+        np.testing.assert_allclose(parts_of(made(exact_run(), exact=True))[name].ravel(), part(exact_run()).ravel(), rtol=1e-12)
         x, d = (part(truth) for truth in (exact_run(1.5), exact_run()))
         expected, error = np.sum(x * d) / np.sum(d**2) - 1, wrong[name].error
         assert abs(wrong[name].difference - expected) < 4 * error, name
