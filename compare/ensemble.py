@@ -21,7 +21,7 @@ from typing import TYPE_CHECKING, Any, overload
 import numpy as np
 from jaxtyping import Float
 
-from compare import given, seeds
+from compare import seeds
 from compare.gap import same_points
 from compare.losses import Members, members
 from compare.outputs import ensembles_of, outputs_of
@@ -234,7 +234,7 @@ def ensemble(
         limit, error = of_width[reference].infinite, np.zeros(1)
     else:
         reference, first = "theory", next(iter(by_width.values()))
-        given.result("theory", theory)
+        check.result("theory", theory)
         same_points(theory, first)
         problem_loss = first.problem.training.loss if loss is None else loss
         limit, error = _limit(theory, y, members(problem_loss, average), points)
@@ -257,7 +257,7 @@ def ensemble(
 
 
 def votes_of(net: Result, y: Any, loss: Any, average: str, points: str | None) -> tuple[Members, np.ndarray, np.ndarray]:
-    kind = members(given.result("a result", net).problem.training.loss if loss is None else loss, average)
+    kind = members(check.result("a result", net).problem.training.loss if loss is None else loss, average)
     out = outputs_of(net, y, points, least=3)
     return kind, kind.vote(out.f), np.asarray(out.y)
 

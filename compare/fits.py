@@ -7,7 +7,6 @@ from dataclasses import dataclass
 import numpy as np
 from jaxtyping import Float
 
-from widthwise import check
 from widthwise.checked import checked
 
 
@@ -48,11 +47,7 @@ def least_squares(design: Float[np.ndarray, "n p"], y: Float[np.ndarray, "n"], c
         >>> fit.coefficients.item(), round(fit.errors.item() ** 2, 3), round(fit.chi2, 3), fit.dof
         (2.0, 0.5, 2.0, 1)
     """
-    design, y = check.array("design", design, 2, "(n, p)"), check.array("y", y, 1, "(n,)")
-    covariance = check.array("covariance", covariance, 2, "(n, n)")
     n, p = design.shape
-    if len(y) != n or covariance.shape != (n, n):
-        raise ValueError(f"design (n, p), y (n,), covariance (n, n) go together; got {(n, p)}, {y.shape}, {covariance.shape}.")
     if np.linalg.matrix_rank(design) < p:
         raise ValueError(f"the {p} columns of the design are not independent at {n} points: fit fewer, or take more points.")
     precision = 1 / np.maximum(np.diagonal(covariance), 1e-300)

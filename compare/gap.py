@@ -9,7 +9,7 @@ import numpy as np
 from jaxtyping import Float
 
 from compare import given
-from widthwise import Result, Trajectory
+from widthwise import Result, Trajectory, check
 from widthwise.checked import checked
 
 
@@ -103,7 +103,7 @@ def gap(a: Result, b: Result) -> Gaps:
 def same_points(a: Result, b: Result) -> None:
     """Raise ValueError unless two results share steps, points and the steps of their kernels."""
     for one in (a, b):
-        given.result("what is compared", one)
+        check.result("what is compared", one)
     for name, x, y in (
         ("steps", a.mean.steps, b.mean.steps),
         ("kernel_steps", a.mean.kernel_steps, b.mean.kernel_steps),

@@ -11,12 +11,6 @@ Either = Annotated[Any, Result | Mapping[int, Result]]
 """A theory, or networks: arguments that may change places."""
 
 
-def result(name: str, value: Any) -> Result:
-    """Return `value` if it is a Result, else raise ValueError."""
-    check.instance(name, value, Result, "It comes from dmft.solve or finite.train.")
-    return value
-
-
 def width_of(net: Result) -> int | None:
     """N of networks; None of a theory, of what was extrapolated, and of Results made by hand, which do not say."""
     return net.stats.get("width")
@@ -41,7 +35,7 @@ def by_width(nets: Any, what: str, least: int = 2) -> dict[int, Result]:
         raise ValueError(f"{what} needs a dict {{width: Result}} of {widths} or more, got {got}.")
     for key, net in nets.items():
         N = check.count("every width", key)
-        if is_theory(result(f"the value of {N}", net)) or "widths" in net.stats:
+        if is_theory(check.result(f"the value of {N}", net)) or "widths" in net.stats:
             exact = "an exact result" if net.trajectory.n == 0 else net.provenance.get("method", "")
             source = net.status.message if "widths" in net.stats else exact
             raise ValueError(f"{what} takes ensembles of networks by width, got {source} for width {N}.")

@@ -112,7 +112,7 @@ def _check_samples(P: int, nets: Result | Sequence[Result]) -> None:
     if not isinstance(nets, Result | Sequence) or not nets:
         raise ValueError(f"onset takes a Result or a list of Results under P = {P}, got {nets!r:.60}.")
     for net in [nets] if isinstance(nets, Result) else nets:
-        task = given.result(f"each result under P = {P}", net).problem.task
+        task = check.result(f"each result under P = {P}", net).problem.task
         trained = given.width_of(net) is not None and isinstance(task, Task) and not net.problem.training.online
         if trained and task.num_train != P:
             raise ValueError(f"the networks under P = {P} were trained on {task.num_train} samples: pass them under those.")

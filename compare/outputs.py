@@ -42,7 +42,7 @@ def outputs_of(result: Result, y: Any = None, points: str | None = None, *, targ
         ValueError: too few runs, networks that diverged, points without targets, tokens (of which the output for the token
             that comes is recorded, and no other), targets of another shape.
     """
-    exact = given.result("a result", result).trajectory.n == 0
+    exact = check.result("a result", result).trajectory.n == 0
     if not exact and result.trajectory.n < least:
         raise ValueError(f"at least {least} networks are needed for an error bar, got {result.trajectory.n}. Take more seeds.")
     f = np.asarray(result.mean.f[None] if exact else result.samples.f, dtype=np.float64)

@@ -124,8 +124,8 @@ class Regimes:
 @checked
 def regimes(
     steps: Any,
-    values: Mapping[int, tuple[Numbers, Numbers]],
-    limit: tuple[Numbers, Numbers] | Literal["fit"] | None = None,
+    values: Mapping[int, tuple[Numbers, Numbers | None]],
+    limit: tuple[Numbers, Numbers | None] | Literal["fit"] | None = None,
     *,
     early: float = 0.1,
     late: float = 0.5,

@@ -98,7 +98,7 @@ def agrees(theory: given.Either, nets: given.Either, *, alpha: float = 0.01) -> 
         True
     """
     theory, nets = given.theory_first(theory, nets)
-    given.result("theory", theory)
+    check.result("theory", theory)
     ensembles = {1: nets} if isinstance(nets, Result) else given.by_width(nets, "agrees(theory, nets)", 1)
     for net in ensembles.values():
         same_points(net, theory)

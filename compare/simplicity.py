@@ -19,7 +19,6 @@ from typing import Any, NamedTuple
 import numpy as np
 from jaxtyping import Bool, Float, Int
 
-from compare import given
 from compare.outputs import outputs_of
 from widthwise import MLP, Result, Task, check
 from widthwise.checked import Numbers, checked
@@ -104,7 +103,7 @@ def first_layer(result: Result, *, weighted: bool = True) -> FirstLayer:
         >>> bool(layer.share().value[1] > 0.8 > layer.share().value[0])
         True
     """
-    problem = given.result("result", result).problem
+    problem = check.result("result", result).problem
     arch, task = problem.architecture, problem.task
     if not isinstance(arch, MLP) or arch.depth != 1 or not isinstance(task, Task):
         raise ValueError(f"first_layer is of an MLP with one hidden layer on a Task, got {arch!r} on {task!r}.")
@@ -170,7 +169,7 @@ def swap_test(result: Result) -> SwapTest:
         >>> bool(test.rest.value[-1] < 0.1 < 0.9 < test.directions.value[-1])
         True
     """
-    x = getattr(given.result("result", result).problem.task, "X_test", None)
+    x = getattr(check.result("result", result).problem.task, "X_test", None)
     if x is None or len(x) % 3 or not _is_swapped(*np.split(x, 3)):
         raise ValueError("swap_test needs the test points of widthwise.tasks.swapped(task, directions): train on that task.")
     steps, outputs, _ = outputs_of(result, points="test")

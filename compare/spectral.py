@@ -161,7 +161,7 @@ def spectral(
         widest = widths.pop()
         reference, name = nets[widest], f"N = {widest} ({nets[widest].trajectory.n} runs)"
     else:
-        given.result("reference", reference)
+        check.result("reference", reference)
         name = reference.provenance.get("method", "the reference").split("(")[0]
         name = f"{name} ({reference.trajectory.n or 'exact'} runs)" if reference.trajectory.n else f"{name} (exact)"
     if points is None:

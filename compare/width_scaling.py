@@ -87,7 +87,7 @@ def width_scaling(
     """
     if theory is not None:
         theory, nets = given.theory_first(theory, nets)
-        given.result("theory", theory)
+        check.result("theory", theory)
     nets = given.by_width(nets, "width_scaling")
     check.count("num_resamples", num_resamples, least=2, most=check.MANY)
     widths = np.array([*nets])

@@ -243,7 +243,7 @@ def test_regimes_say_where_there_is_no_power_law() -> None:
         ({N: (v, -e) for N, (v, e) in values.items()}, None, "standard errors are zero or above, got -0.001"),
         (values | {16: (values[16][0], None)}, None, "errors are known of all values or of none"),
         ({N: (v, None) for N, (v, _) in values.items()}, values[16], "errors are known of all values or of none"),
-        ({N: v for N, (v, _) in values.items()}, None, "every width has a pair"),
+        ({N: v for N, (v, _) in values.items()}, None, "pair"),
         ({N: (v, None) for N, (v, _) in list(values.items())[:2]}, None, "of 3 widths or more"),
     ):
         with pytest.raises(ValueError, match=says):
@@ -281,8 +281,8 @@ def test_least_squares() -> None:
     assert not uniform(np.array([f.p_value for f in alone]))
     assert np.mean([f.chi2 for f in whole]) == pytest.approx(4, abs=4 * np.sqrt(8 / n))
     for arguments, says in (
-        ((design, y[0][:3], C), "go together"),
-        ((design, y[0], C[:3, :3]), "go together"),
+        ((design, y[0][:3], C), "y must have shape"),
+        ((design, y[0], C[:3, :3]), "covariance must have shape"),
         ((design[:, [0, 0]], y[0], C), "columns of the design are not independent"),
         ((design[:1], y[0][:1], C[:1, :1]), "columns of the design are not independent"),
         ((design, np.where(X == 2, np.inf, y[0]), C), "y has 1 NaN or infinite"),

@@ -77,7 +77,7 @@ def test_networks_stand_under_their_own_width(name: str) -> None:
         take({32: real(), 64: sampled})
     with pytest.raises(ValueError, match="extrapolated in 1/N from widths 32, 64 for width 128"):
         take({32: real(), 128: compare.extrapolate({32: right[32], 64: right[64]})})
-    with pytest.raises(ValueError, match="the value of 64 must be a Result, got None"):
+    with pytest.raises(ValueError, match=r"\[64\] must be a Result, got None"):
         take({32: real(), 64: None})  # type: ignore[dict-item]
 
 
@@ -134,9 +134,9 @@ def test_numbers_of_samples_are_those_trained_on() -> None:
         compare.onset({3: real(), 4: real()}, points="train")
     more = replace(real(), problem=PROBLEM.replace(task=tasks.sphere(6, 2, input_dim=5)))
     assert compare.onset({3: real(), 6: [more, more]}, np.zeros(5)).samples.tolist() == [3, 6]
-    with pytest.raises(ValueError, match="each result under P = 4 must be a Result, got None"):
+    with pytest.raises(ValueError, match=r"nets\[4\] must be a Result, got None"):
         compare.onset({3: real(), 4: [None]})  # type: ignore[list-item]
-    with pytest.raises(ValueError, match=r"a Result or a list of Results under P = 4, got 7"):
+    with pytest.raises(ValueError, match=r"nets\[4\] must be a Result or .*, got 7"):
         compare.onset({3: real(), 4: 7})  # type: ignore[dict-item]
 
 
@@ -154,22 +154,22 @@ TWO: list[Callable[..., Any]] = [
 @pytest.mark.parametrize("bad", [None, 3, "result", [1.0, 2.0], np.ones(3), Result])
 def test_nothing_but_results(bad: Any) -> None:
     for take in ONE:
-        with pytest.raises(ValueError, match=r"must be a Result, got|needs a dict"):
+        with pytest.raises(ValueError, match=r"must be a Result"):
             take(bad)
     for two in TWO:
         for pair in ((bad, real()), (real(), bad), (bad, bad)):
-            with pytest.raises(ValueError, match=r"must be a Result, got|needs a dict"):
+            with pytest.raises(ValueError, match=r"must be a Result"):
                 two(*pair)
     for name, take in TAKE_WIDTHS.items():
-        with pytest.raises(ValueError, match=r"needs a dict \{width: Result\}"):
+        with pytest.raises(ValueError, match=r"must be a |needs a dict \{width: Result\}"):
             take(bad)
-        with pytest.raises(ValueError, match=r"the value of 32 must be a Result|two widths or more"):
+        with pytest.raises(ValueError, match=r"\[32\] must be a Result|two widths or more|the value of 32 must be a Result"):
             take({32: bad, 64: bad} if "agrees" not in name else {32: bad})
     with pytest.raises(ValueError, match="theory must be a"):
         compare.deviations(bad, {32: real(), 64: of_width(64)})
     if bad is not None:
         for other in (compare.width_scaling, compare.spectral):
-            with pytest.raises(ValueError, match="must be a Result"):
+            with pytest.raises(ValueError, match="must be a "):
                 other({32: real(), 64: of_width(64)}, bad)
         with pytest.raises(ValueError, match="theory must be a Result"):
             compare.ensemble({32: real(), 64: of_width(64)}, theory=bad)
