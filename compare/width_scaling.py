@@ -85,11 +85,11 @@ def width_scaling(
         >>> -1.6 < width_scaling(nets).variance_fit.exponent < -0.4
         True
     """
+    check.count("num_resamples", num_resamples, least=2, most=check.MANY)
     if theory is not None:
         theory, nets = given.theory_first(theory, nets)
         check.result("theory", theory)
     nets = given.by_width(nets, "width_scaling")
-    check.count("num_resamples", num_resamples, least=2, most=check.MANY)
     widths = np.array([*nets])
     for N in widths:
         if nets[N].trajectory.n < 2:

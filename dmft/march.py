@@ -66,7 +66,7 @@ class March:
         check.flag("control_variate", self.control_variate)
         check.choice("readout", self.readout, ("exact", "ntk_euler"))
         if self.substeps is not None:
-            check.count("substeps", self.substeps)
+            check.count("substeps", self.substeps, most=10**6)
 
     def run(
         self,

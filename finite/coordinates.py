@@ -191,7 +191,7 @@ def coordinate_check(
     widths = tuple(sorted(check.count("every entry of widths", N, most=WIDEST) for N in check.sequence("widths", widths)))
     if len({*widths}) < 2:
         raise ValueError(f"widths must be at least two, to see what changes between them; got {widths}.")
-    check.count("num_seeds", num_seeds, "Their spread is the error of the slopes.", least=2)
+    check.count("num_seeds", num_seeds, "Their spread is the error of the slopes.", least=2, most=check.MANY)
     require(64.0 * num_seeds * len(widths), f"{num_seeds} networks at {len(widths)} widths", "Lower num_seeds.")
     if num_probes is not None:
         num_probes = check.count("num_probes", num_probes, most=check.MANY)

@@ -91,6 +91,9 @@ def sample_graph_process(
         )
     s2 = check.positive("noise", noise)
     room_for((4, n, N), "fields", "Lower width.")
+    for name, value, at_least in (("burn_in", burn_in, 0), ("samples", samples, 1), ("thin", thin, 1)):
+        check.count(name, value, least=at_least)
+    check.count("(burn_in + samples) * thin", (burn_in + samples) * thin, most=check.MANY)
     rng = np.random.default_rng(check.seed("seed", seed))
     root = np.linalg.cholesky(propagate(A, X @ X.T / X.shape[1]))
 
@@ -106,10 +109,8 @@ def sample_graph_process(
     F = root @ rng.standard_normal((n, N))
     likelihood, G, mean = look(F)
     grams, means = [], []
-    for draw in range(
-        check.count("burn_in", burn_in, least=0, most=check.MANY) + check.count("samples", samples, most=check.MANY)
-    ):
-        for _ in range(check.count("thin", thin, most=check.MANY)):
+    for draw in range(burn_in + samples):
+        for _ in range(thin):
             other = root @ rng.standard_normal((n, N))
             least = likelihood - rng.exponential()
             angle = rng.uniform(0, 2 * np.pi)

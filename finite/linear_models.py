@@ -18,7 +18,7 @@ from jaxtyping import Float
 
 from widthwise import GradientDescent, Spectrum, check
 from widthwise.checked import Numbers, Size, checked
-from widthwise.memory import room_for
+from widthwise.memory import room, room_for
 from widthwise.training import move
 
 BLOCK = 2**24
@@ -70,6 +70,7 @@ class _Setting:
         many = np.round(spectrum.multiplicity).astype(int)
         if not np.allclose(many, spectrum.multiplicity) or spectrum.rest_trace or spectrum.rest_power:
             raise ValueError("drawing features needs a spectrum with whole multiplicities and nothing left out: do not bin it.")
+        room(48 * spectrum.num_modes, f"features of {spectrum.num_modes:.3g} modes", "Take a spectrum of fewer.")
         lam = np.repeat(spectrum.lam, many)
         weights = np.divide(spectrum.power, spectrum.lam, out=np.zeros(len(many)), where=spectrum.lam > 0)
         k = None if np.isinf(num_features) else check.count("num_features", num_features)

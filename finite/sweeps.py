@@ -307,7 +307,7 @@ def sweep(
     each_depth = None if depths is None else _sizes("depths", depths)
     if each_depth is not None and len(each_width) > 1:
         raise ValueError(f"depths are compared at one width: give it, e.g. widths=128; got widths={each_width}.")
-    check.count("num_seeds", num_seeds, "Their spread is the error of the optimum.", least=2)
+    check.count("num_seeds", num_seeds, "Their spread is the error of the optimum.", least=2, most=check.MANY)
     check.seed("seed", seed)
     if check.positive("last", last) > 1:
         raise ValueError(f"last is a fraction of the steps, at most 1; got {last:g}.")

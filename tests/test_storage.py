@@ -265,6 +265,14 @@ def test_a_file_in_use_is_refused_until_its_run_is_gone_and_nothing_is_left(tmp_
     assert {p.name for p in tmp_path.iterdir()} == {"run.ckpt", "link.ckpt", "run.ckpt.mine.part", "run.ckpt2.0123abcd.part"}
 
 
+@pytest.mark.parametrize("path", [3, None, b"a.npz", "a\0.npz"])
+def test_what_is_no_path_is_said(path: Any) -> None:
+    """Not taken for the number of an open file."""
+    for use in (Result.load, Sweep.load, a_result().save, storage.load_arrays):
+        with pytest.raises(ValueError, match="path must be a path"):
+            use(path)
+
+
 def test_saving_over_what_a_killed_writer_left(tmp_path: Path) -> None:
     path = tmp_path / "a.npz"
     with another_run(path) as process:

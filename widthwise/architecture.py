@@ -9,6 +9,9 @@ from typing import Any, get_args
 from widthwise import check
 from widthwise.activation import Activation, Elementwise, as_activation
 
+DEEPEST = 10_000
+"""Most layers or blocks: each is compiled by itself, and more would not end."""
+
 _ACTIVATION, _GELU = as_activation("relu"), as_activation("gelu")
 
 
@@ -38,7 +41,7 @@ def _put_attention(noun: Transformer | ViT) -> None:
         _put(noun, num_heads=4)
     for name in ("depth", "num_heads", "head_dim", "mlp_ratio"):
         if getattr(noun, name) is not None:
-            check.count(name, getattr(noun, name))
+            check.count(name, getattr(noun, name), most=DEEPEST if name == "depth" else 2**63 - 1)
     _put(noun, activation=as_activation(noun.activation))
 
 
@@ -74,7 +77,8 @@ class MLP:
     bias: float = 0.0
 
     def __init__(self, depth: int, activation: str | Elementwise | Activation = "tanh", bias: float = 0.0):
-        object.__setattr__(self, "depth", check.count("depth", depth, "A network has at least one hidden layer."))
+        depth = check.count("depth", depth, "A network has at least one hidden layer.", most=DEEPEST)
+        object.__setattr__(self, "depth", depth)
         object.__setattr__(self, "activation", as_activation(activation))
         object.__setattr__(self, "bias", check.at_least_zero("bias", bias))
 
@@ -114,8 +118,8 @@ class ResidualMLP:
     block_depth: int = 1
 
     def __post_init__(self) -> None:
-        _put(self, depth=check.count("depth", self.depth), activation=as_activation(self.activation))
-        check.count("block_depth", self.block_depth)
+        _put(self, depth=check.count("depth", self.depth, most=DEEPEST), activation=as_activation(self.activation))
+        check.count("block_depth", self.block_depth, most=DEEPEST)
 
     @property
     def num_blocks(self) -> int:
@@ -150,8 +154,8 @@ class ConvNet:
     kernel: int = 3
 
     def __post_init__(self) -> None:
-        _put(self, depth=check.count("depth", self.depth), activation=as_activation(self.activation))
-        check.count("kernel", self.kernel)
+        _put(self, depth=check.count("depth", self.depth, most=DEEPEST), activation=as_activation(self.activation))
+        check.count("kernel", self.kernel, "It is a side of a filter, in pixels.", most=1000)
 
     @property
     def num_blocks(self) -> None:
@@ -190,6 +194,7 @@ class ResNet:
 
     def __post_init__(self) -> None:
         stages = check.counts("stages", self.stages, "They are numbers of blocks, e.g. (2, 2, 2, 2).")
+        check.count("the sum of stages", sum(stages), most=DEEPEST)
         _put(self, stages=stages, activation=as_activation(self.activation))
         check.flag("norm", self.norm)
 

@@ -7,6 +7,9 @@ import os
 
 import jax
 
+LITTLE = 2**26
+"""Bytes for which nobody asks."""
+
 
 def available_bytes() -> int:
     """Bytes that the default JAX device can still give: of the GPU, or of the machine (respecting a container's limit)."""
@@ -14,6 +17,11 @@ def available_bytes() -> int:
     stats = device.memory_stats() if device.platform != "cpu" else None
     if stats and "bytes_limit" in stats:
         return int(stats["bytes_limit"] - stats["bytes_in_use"])
+    return machine_bytes()
+
+
+def machine_bytes() -> int:
+    """Bytes that the machine can still give (respecting a container's limit)."""
     try:
         with open("/proc/meminfo") as file:
             kilobytes = next(int(line.split()[1]) for line in file if line.startswith("MemAvailable"))
@@ -30,7 +38,13 @@ def available_bytes() -> int:
 
 def room_for(shape: tuple[int, ...], what: str, cure: str) -> None:
     """Raise MemoryError if there is no room for an array of float64 of this shape."""
-    require(8.0 * math.prod(shape), f"{what} of shape {shape}", cure)
+    room(8 * math.prod(shape), f"{what} of shape {shape}", cure)
+
+
+def room(needed: int | float, what: str, cure: str) -> None:
+    """`require` for arrays of numpy, which are the machine's; it starts no device, and lets little pass without a look."""
+    if needed > LITTLE and needed > (free := machine_bytes()):
+        raise MemoryError(f"{what} needs about {needed / 2**30:.3g} GiB, {free / 2**30:.3g} GiB are free. {cure}")
 
 
 def require(needed: int | float, what: str, cure: str, allowed: float | None = None) -> None:

@@ -7,6 +7,7 @@ from jaxtyping import Float
 
 from widthwise import check
 from widthwise.checked import checked
+from widthwise.memory import room
 
 
 @checked
@@ -17,7 +18,7 @@ def warmup(num_steps: int, warmup_steps: int) -> Float[np.ndarray, "updates"]:
         >>> warmup(5, 2).tolist()
         [0.5, 1.0, 1.0, 1.0, 1.0]
     """
-    steps = np.arange(1, check.count("num_steps", num_steps) + 1)
+    steps = np.arange(1, _possible(num_steps) + 1)
     return np.minimum(steps / max(check.count("warmup_steps", warmup_steps, least=0), 1), 1.0)
 
 
@@ -57,5 +58,10 @@ def steps(num_steps: int, at: list[int], factor: float = 0.1) -> Float[np.ndarra
         [1.0, 1.0, 0.5, 0.5]
     """
     drops = np.array(check.counts("at", at, least=0), dtype=int)
-    passed = (np.arange(check.count("num_steps", num_steps))[:, None] >= drops).sum(1)
+    passed = (np.arange(_possible(num_steps, len(drops)))[:, None] >= drops).sum(1)
     return check.positive("factor", factor) ** passed
+
+
+def _possible(num_steps: int, columns: int = 1) -> int:
+    room((40 + columns) * check.count("num_steps", num_steps), f"a schedule of {num_steps} steps", "Take fewer.")
+    return num_steps

@@ -10,6 +10,7 @@ from jaxtyping import Float
 
 from widthwise import check
 from widthwise.checked import Numbers, checked
+from widthwise.memory import room
 
 NEGATIVE = 1e-5
 """Eigenvalues of a measured kernel down to minus this share of the largest are rounding (of float32), and set to zero."""
@@ -109,7 +110,8 @@ class Spectrum:
                     f"{name} must be above 1, got {value:g}: {what} sum_k k^-{name} has no limit, so that every answer would "
                     "depend on where it is cut. For a cut that is meant, build Spectrum(lam, power) of your own."
                 )
-        k = np.arange(1.0, check.count("num_modes", num_modes) + 1)
+        room(40 * check.count("num_modes", num_modes), f"a spectrum of {num_modes} modes", "Take dmft.scaling.power_law.")
+        k = np.arange(1.0, num_modes + 1)
         rests = (_rest_of_power_law(b, num_modes), _rest_of_power_law(a, num_modes)) if with_rest else (0.0, 0.0)
         return Spectrum(k**-b, k**-a, None, *rests)
 

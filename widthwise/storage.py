@@ -21,6 +21,7 @@ import jax
 import numpy as np
 from filelock import FileLock, Timeout
 
+from widthwise import check
 from widthwise.sharding import agreed
 
 AnyPath = str | os.PathLike[str]
@@ -43,12 +44,12 @@ PATIENCE = 60.0
 
 def target(path: AnyPath) -> Path:
     """The file itself, where `path` is a symbolic link to it (which may be still to come)."""
-    return Path(os.path.realpath(path))
+    return Path(os.path.realpath(check.path("path", path)))
 
 
 def with_suffix(path: AnyPath, suffix: str = ".npz") -> Path:
     """The path, with the suffix if it has none."""
-    path = Path(path)
+    path = Path(check.path("path", path))
     return path if path.suffix else path.with_suffix(suffix)
 
 
@@ -249,7 +250,7 @@ def read_arrays(path: AnyPath) -> dict[str, np.ndarray]:
         OSError: there is no such file.
         ValueError: another file, or a damaged one.
     """
-    with open(path, "rb") as file:
+    with open(check.path("path", path), "rb") as file:
         try:
             with _archive(file) as archive:
                 return {info.filename.removesuffix(".npy"): _array(archive, info) for info in archive.infolist()}
@@ -287,20 +288,16 @@ def _archive(file: IO[bytes]) -> zipfile.ZipFile:
 def _array(archive: zipfile.ZipFile, info: zipfile.ZipInfo) -> np.ndarray:
     with archive.open(info) as file:
         shape, fortran, dtype = npy_header(file)
-        content = np.empty(length := math.prod(shape) * dtype.itemsize, np.uint8) if _fits(file, shape, dtype, info) else None
-        if content is None or dtype.hasobject:
+        length = math.prod(shape) * dtype.itemsize
+        if dtype.hasobject or file.tell() + length != info.file_size:
             raise ValueError(f"array {info.filename} of {dtype} must be as long as its shape {shape} says")
-        at = 0
+        content, at = np.empty(length, np.uint8), 0
         while block := file.read(AT_A_TIME):  # to the end, where the checksum is compared
             content[at : at + len(block)] = np.frombuffer(block, np.uint8)
             at += len(block)
     if at != length:
         raise ValueError(f"array {info.filename} is cut short")
     return np.ndarray(shape, dtype, content.data if length else None, order="F" if fortran else "C")
-
-
-def _fits(file: IO[bytes], shape: tuple[int, ...], dtype: np.dtype, info: zipfile.ZipInfo) -> bool:
-    return file.tell() + math.prod(shape) * dtype.itemsize == info.file_size
 
 
 def npy_header(file: IO[bytes]) -> tuple[tuple[int, ...], bool, np.dtype]:

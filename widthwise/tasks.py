@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 
 from widthwise import check
 from widthwise.checked import Numbers, checked
-from widthwise.memory import room_for
+from widthwise.memory import room, room_for
 
 
 @dataclass(frozen=True, eq=False)
@@ -204,6 +204,8 @@ def stream(batches: Any, num_steps: int, X_test: Any = None, y_test: Any = None,
                 raise ValueError(f"X and y have shapes {X.shape}, {y.shape}; before {taken[0][0].shape}, {taken[0][1].shape}.")
         except ValueError as error:
             raise ValueError(f"batch {number} of the stream: {error}") from error
+        if not taken:
+            room(16 * (num_steps + 1) * (X.size + y.size), f"{num_steps + 1} batches of {len(X)}", "Take fewer steps.")
         taken.append((X, y))
     return Task(np.concatenate([X for X, _ in taken]), np.concatenate([y for _, y in taken]), X_test, y_test, name)
 

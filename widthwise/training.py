@@ -12,6 +12,7 @@ from jaxtyping import Float, Int
 from widthwise import check
 from widthwise.checked import checked
 from widthwise.loss import as_loss
+from widthwise.memory import room
 from widthwise.precision import float64
 
 Sampling = Literal["epochs", "online"]
@@ -292,6 +293,7 @@ class GradientDescent:
     @property
     def step_sizes(self) -> Float[np.ndarray, "updates"]:
         """(T,) eta0 schedule[t]."""
+        room(24 * self.num_steps, f"a training of {self.num_steps} steps", "Take fewer steps.")
         return self.eta0 * (np.ones(self.num_steps) if self.schedule is None else np.array(self.schedule))
 
     @checked

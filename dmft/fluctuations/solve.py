@@ -86,9 +86,10 @@ def fluctuations(
     num_paths = (4096 if L == 1 else 1024) if num_paths is None else num_paths
     if check.count("num_paths", num_paths, least=16) % 4:
         raise ValueError(f"num_paths must be a multiple of 4, got {num_paths}.")
-    check.count("num_replicas", num_replicas, "Their spread is the error bar.", least=2)
-    check.count("num_directions", num_directions)
-    draws = ((128 if L == 1 else 32) if bias else 8) if num_draws is None else check.count("num_draws", num_draws, least=0)
+    check.count("num_replicas", num_replicas, "Their spread is the error bar.", least=2, most=check.MANY)
+    check.count("num_directions", num_directions, most=L * num_paths)
+    draws = ((128 if L == 1 else 32) if bias else 8) if num_draws is None else num_draws
+    check.count("num_draws", draws, least=0, most=check.MANY)
     steps = chosen_steps(problem.training.num_steps, save_kernels)
     fields = (num_replicas, num_paths, 2 * L, problem.training.num_steps + 1, problem.task.num_points)
     room_for(fields, "fields", "Lower num_paths or num_replicas.")

@@ -33,6 +33,7 @@ from dmft.scaling.errors import Errors
 from dmft.scaling.random_features import Modes, sizes
 from widthwise import GradientDescent, Spectrum, check
 from widthwise.checked import Extended, checked
+from widthwise.memory import room
 from widthwise.training import move
 
 TOLERANCE = 1e-12
@@ -140,6 +141,7 @@ def impulse_response(training: GradientDescent) -> Matrix:
         [0.0, 0.5, 0.75, 0.875]
     """
     T = training.num_steps
+    room(100 * (T + 1) ** 2, f"response functions of {T} steps", "Take fewer steps (with a larger eta0).")
     gradients = np.eye(T + 1)
     weights, velocity = np.zeros(T + 1), None
     B = np.zeros((T + 1, T + 1))

@@ -108,7 +108,7 @@ def graph_kernel(
 
     X, A = check.array("features", features, 2, "(n, D)"), check.array("adjacency", adjacency, 2, "(n, n)")
     Y = check.array("y", y, 2, "(m, outputs)")
-    n, L = len(X), check.count("hidden_layers", hidden_layers)
+    n, L = len(X), check.count("hidden_layers", hidden_layers, most=1000)
     known = np.array(labelled, dtype=int)
     check.no_empty_row("features", X)
     check.no_empty_row("adjacency", A, "Every node is its own neighbour.")
@@ -131,7 +131,7 @@ def graph_kernel(
             zero,
             jac=True,
             method="L-BFGS-B",
-            options={"maxiter": check.count("most", most), "gtol": 1e-9, "ftol": 1e-14},
+            options={"maxiter": check.count("most", most, most=check.MANY), "gtol": 1e-9, "ftol": 1e-14},
         )
         grams, K, divergence = _layers(jnp.asarray(found.x), given, L)
         k = np.asarray(K)

@@ -6,6 +6,7 @@ import numpy as np
 
 from widthwise import Spectrum, check
 from widthwise.checked import checked
+from widthwise.memory import room
 
 EXACT = 64
 """Modes that stay entries of their own."""
@@ -36,7 +37,8 @@ def power_law(a: float, b: float, num_modes: float = 1e12, per_decade: int = 32)
     M = np.floor(check.positive("num_modes", num_modes))
     if not 1 <= M <= 1e15:
         raise ValueError(f"num_modes must be from 1 to 1e15, where counting in float64 ends; got {num_modes:g}.")
-    check.count("per_decade", per_decade)
+    check.count("per_decade", per_decade, most=check.MANY)
+    room(min(M, EXACT + per_decade * b * np.log10(M)) * 150, f"{per_decade} entries per decade", "Lower per_decade.")
     ratio = 10 ** (1 / (per_decade * b))
     edges = [float(k) for k in range(1, min(EXACT, int(M)) + 2)]
     while edges[-1] < M + 1:

@@ -112,7 +112,7 @@ def plugin_moments(features: Numbers, order: int = 4) -> Float[np.ndarray, "orde
     """
     X = check.array("features", features, 2, "(P, Q)")
     lam = np.linalg.svd(X, compute_uv=False) ** 2 / X.size
-    return np.array([(lam**n).sum() for n in range(1, check.count("order", order) + 1)])
+    return np.array([(lam**n).sum() for n in range(1, check.count("order", order, most=check.MANY) + 1)])
 
 
 @checked

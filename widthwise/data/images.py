@@ -16,7 +16,7 @@ from widthwise import check
 from widthwise.checked import checked
 from widthwise.data.files import AnyPath, damaged, existing, read_exactly, reading, stamp
 from widthwise.data.stream import Rows, Stream, shuffled
-from widthwise.memory import require
+from widthwise.memory import room
 
 Scale = tuple[tuple[float, ...], tuple[float, ...]]
 
@@ -124,7 +124,7 @@ def _idx(folder: Path, name: str) -> tuple[Path, NDArray[np.uint8]]:
         if zipped and number > MOST_ZIPPED:
             raise damaged(path, f"{says}, and {MOST_ZIPPED} are held in memory at most: unpack it")
         if zipped:
-            require(number, f"to hold {path}", "Unpack it: then it is mapped into memory, not held.")
+            room(number, f"to hold {path}", "Unpack it: then it is mapped into memory, not held.")
             content = np.frombuffer(read_exactly(file, number), np.uint8)
         else:
             content = np.memmap(path, np.uint8, "r")[len(header) :]

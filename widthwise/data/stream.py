@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 
 from widthwise import check
 from widthwise.checked import checked
-from widthwise.memory import require
+from widthwise.memory import room
 from widthwise.precision import FLOATS
 
 Batch = tuple[NDArray[Any], NDArray[Any]]
@@ -128,7 +128,7 @@ class Stream:
         Raises:
             ValueError: more points than are held out; NaN and labels as in `batches`.
         """
-        check.count("num_points", num_points)
+        check.count("num_points", num_points, most=check.MANY)
         if self.num_held_out is not None and num_points > self.num_held_out:
             raise ValueError(f"{self.name} holds out {self.num_held_out} points, got num_points={num_points}. Take fewer.")
         check.choice("dtype", dtype, FLOATS)
@@ -136,7 +136,7 @@ class Stream:
         return self._check(self.held_out(num_points), num_points, "the probe", dtype)
 
     def _room(self, size: int, what: str, cure: str) -> None:
-        require(8.0 * size * math.prod(self.input_shape), f"{what} {size} samples", cure)
+        room(12 * size * math.prod(self.input_shape), f"{what} {size} samples", cure)
 
     def _check(self, batch: Batch, size: int, where: str, dtype: str) -> Batch:
         x_shape = (size, *self.input_shape)

@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 from widthwise import check
 from widthwise.checked import checked
 from widthwise.data.stream import Batch, Stream, endless, generator
-from widthwise.memory import room_for
+from widthwise.memory import room, room_for
 
 
 @checked
@@ -40,8 +40,11 @@ def multi_index(input_dim: int = 16, num_directions: int = 3, degree: int = 3, *
     """
     if check.count("num_directions", num_directions) > check.count("input_dim", input_dim):
         raise ValueError(f"num_directions must be at most input_dim = {input_dim}, got {num_directions}.")
-    check.count("degree", degree)
+    check.count("degree", degree, most=check.MANY)
     room_for((input_dim, num_directions), "directions", "Lower input_dim.")
+    logs = [math.lgamma(n + 1) for n in (num_directions + degree, num_directions, degree)]
+    many = math.exp(min(logs[0] - logs[1] - logs[2], 80.0))
+    room(many * (100 + 30 * num_directions), f"a polynomial of {many:.3g} terms", "Lower degree or num_directions.")
     rng = generator(check.seed("seed", seed), 1)
     directions, _ = np.linalg.qr(rng.standard_normal((input_dim, num_directions)))
     factors = (itertools.combinations_with_replacement(range(num_directions), n) for n in range(1, degree + 1))
