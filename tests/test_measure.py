@@ -12,6 +12,8 @@ import numpy as np
 import pytest
 
 import compare
+from compare import seeds
+from compare.onset import _crossing as crossing
 from compare.significance import intercept_weights
 from tests.test_compare import as_often_as_stated, closed_form, two_layer, two_layer_limit
 from widthwise import (
@@ -90,6 +92,12 @@ def covers(values: np.ndarray, errors: np.ndarray, most: float = 1.0, least: flo
     """
     ratio, known = np.sqrt(np.mean(errors**2, axis=0)) / values.std(0, ddof=1), 4 / np.sqrt(2 * len(values))
     return bool(((ratio > least * (1 - known)) & (ratio < most * (1 + known))).all())
+
+
+def test_influences_make_the_standard_error() -> None:
+    x = np.random.default_rng(0).standard_normal((4, 3))
+    np.testing.assert_allclose(seeds.size(seeds.influence(x)), x.std(0, ddof=1) / 2, rtol=1e-13)
+    np.testing.assert_allclose(seeds.squares(x).mean(0), x.var(0, ddof=1), rtol=1e-13)
 
 
 # --- ensembles -------------------------------------------------------------------------------------------------------------
@@ -318,6 +326,9 @@ def test_slopes_of_the_distance() -> None:
     variance = compare.to_widest({N: nets(rng, N, 64, bias=0) for N in widths})
     assert (np.abs(variance.slope + 0.5) < 3.5 * variance.slope_error).all()
     assert (variance.slope_error < 0.05).all()
+    close = compare.to_widest({N: nets(rng, N, 400, bias=0) for N in (16, 32, 64, 128)})  # the widest varies, too
+    assert (np.abs(close.slope + 0.5) < 3.5 * close.slope_error).all()
+    assert (close.slope_error < 0.025).all()  # left in, its share would make the slope -0.4
     bias = compare.to_widest({N: nets(rng, N, 64, bias=40, variance=0.01) for N in (8, 16, 32, 4096)})
     assert (np.abs(bias.slope + 1) < 0.03).all()  # N / M = 1 / 128 of the widest at most
     assert (np.abs(variance.slope + 1) > 10 * variance.slope_error).all()  # negative twin
@@ -389,6 +400,11 @@ def test_onset_is_none_where_it_is_not_between() -> None:
         found = compare.onset({p: at_samples(rng, p, 16) for p in P})
         assert (found.half, found.half_error, found.bracketed) == (None, None, False)
         assert "at no P" in str(found)
+    # a line in log P from 0.9 +- 0.04 to 0.4 +- 0.02 meets 1/2 at four fifths, with a fifth and four fifths of their errors
+    half, error, bracketed = crossing(np.log([10.0, 100.0]), np.array([0.9, 0.4]), np.array([0.04, 0.02]))
+    assert half == pytest.approx(10**1.8)
+    assert error == pytest.approx(10**1.8 * np.log(10) / 0.5 * np.hypot(0.2 * 0.04, 0.8 * 0.02))
+    assert bracketed
     near = compare.onset({p: at_samples(rng, p, 3, 100) for p in (97, 104)})
     assert not near.bracketed
     with pytest.raises(ValueError, match="two numbers or more"):

@@ -12,6 +12,7 @@ import pytest
 import compare
 import dmft
 import finite
+from compare.spectral import _ratio as ratio_of
 from dmft import spectra
 from dmft.spectra.closed_forms import degeneracy, gegenbauer
 from dmft.spectra.learning_curves import effective_ridge
@@ -590,6 +591,14 @@ def test_eigenvalues_and_eigenfunctions_are_told_apart() -> None:
     assert np.allclose(found["vectors"].cumulative_gap, [[-9 / 25, 0, 0, 0]], atol=1e-12)
     assert np.allclose(found[""].cumulative_gap, 0, atol=1e-12)
     assert close(found[""].share_ratio, 1, 1e-12)
+
+
+def test_error_of_a_ratio() -> None:
+    """Of 6 +- 0.3 and 2 +- 0.2: 3, with relative errors of 5 % and 10 % in quadrature; none where the reference vanishes."""
+    a, its, b, of_b = (np.array([x]) for x in (6.0, 0.3, 2.0, 0.2))
+    ratio, error = ratio_of(a, its, b, of_b)
+    assert (ratio.item(), error.item()) == pytest.approx((3.0, 3 * np.hypot(0.05, 0.1)))
+    assert np.isnan(ratio_of(a, its, 0 * b, of_b)).all()
 
 
 def test_spectral_has_honest_false_alarms() -> None:
