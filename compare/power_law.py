@@ -6,7 +6,6 @@ from dataclasses import dataclass
 from typing import Literal
 
 import numpy as np
-from numpy.typing import ArrayLike
 
 from compare.exponents import fit
 from compare.fits import chance, least_squares
@@ -40,8 +39,9 @@ class PowerLaw:
     floor: float = 0.0
     floor_error: float = 0.0
 
-    def __call__(self, x: ArrayLike) -> np.ndarray:
-        return self.floor + self.prefactor * np.asarray(x, dtype=float) ** self.exponent
+    @checked
+    def __call__(self, x: Numbers) -> np.ndarray:
+        return self.floor + self.prefactor * x**self.exponent
 
     def __str__(self) -> str:
         law = with_error(self.exponent, self.error, "+")

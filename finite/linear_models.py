@@ -45,12 +45,15 @@ class Draws:
 
     def mean(self, name: str) -> Float[np.ndarray, "..."]:
         """Mean over draws of the error of that name."""
-        return getattr(self, name).mean(0)
+        return self._drawn(name).mean(0)
 
     def sem(self, name: str) -> Float[np.ndarray, "..."]:
         """Its standard error."""
-        x = getattr(self, name)
+        x = self._drawn(name)
         return x.std(0, ddof=1) / np.sqrt(len(x))
+
+    def _drawn(self, name: str) -> Float[np.ndarray, "draws ..."]:
+        return getattr(self, check.choice("name", name, tuple(field.name for field in fields(self))))
 
 
 @dataclass(frozen=True)

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import optax
 
 import compare
 import dmft
@@ -210,6 +211,45 @@ def portrait() -> scaling.PhasePortrait:
 
 
 @cache
+def as_json() -> dict[str, Any]:
+    return problem().to_json()
+
+
+def trajectory() -> Trajectory:
+    return net().mean
+
+
+def made_batches(batch_size: int, start: int) -> Any:
+    yield np.ones((batch_size, 4)), np.ones((batch_size, 1))
+    return 1
+
+
+def made_points(number: int) -> Any:
+    return np.ones((number, 4)), np.ones((number, 1))
+
+
+def product_of_rows(rows: slice, columns: slice) -> np.ndarray:
+    return POSITIVE[rows, columns]
+
+
+def kernel_matrix(between: Any, size: Any) -> Any:
+    matrix = spectra.KernelMatrix(between, size)
+    return matrix(np.ones(6)), matrix.trace()
+
+
+@cache
+def draws() -> linear_models.Draws:
+    return linear_models.flow(SPECTRUM, [1.0], 4, 5, num_draws=2)
+
+
+@cache
+def law() -> compare.PowerLaw:
+    found = compare.fit_power_law([1.0, 2.0, 4.0], [3.0, 1.5, 0.7], [0.1, 0.1, 0.1])
+    assert found is not None
+    return found
+
+
+@cache
 def fields() -> compare.FirstLayer:
     return compare.first_layer(net())
 
@@ -338,7 +378,31 @@ ENTRIES = [
     entry("schedules.cosine", schedules.cosine, {"num_steps": 5, "warmup_steps": 2, "final": 0.1}),
     entry("schedules.linear", schedules.linear, {"num_steps": 5, "warmup_steps": 2, "final": 0.1}),
     entry("schedules.steps", schedules.steps, {"num_steps": 5, "at": [2], "factor": 0.5}),
+    entry("Optax", widthwise.Optax, {"transformation": optax.sgd(0.1), "like": "sgd"}),
+    entry("Activation", widthwise.Activation, {"name": "mine", "phi": np.tanh, "d": np.cos, "odd": True}),
+    entry("Loss", widthwise.Loss, {"name": "mine", "of_sample": np.sum}),
+    entry("Problem.from_json", Problem.from_json, {"data": as_json, "activation": None, "stream": None}),
+    entry("equal_time", of(trajectory, "equal_time"), {"kernel": "Phi"}),
+    entry("tangent_kernel", of(trajectory, "tangent_kernel"), {"Phi0": POSITIVE[:5, :5], "rates": [1.0, 1.0], "bias": 0.1}),
+    entry("Result.or_raise", of(net, "or_raise"), {"throw": True}),
     # streams
+    entry("data.cifar5m", data.cifar5m, {"folder": words}),
+    entry("data.wikitext", data.wikitext, {"path": words, "context": 4, "tokens": "words", "max_vocab": 16, "seed": 0}),
+    entry("data.image_folder", data.image_folder, {"folder": words, "size": 8, "seed": 0, "epochs": 1}),
+    entry(
+        "Stream",
+        data.Stream,
+        {
+            "name": "mine",
+            "input_shape": (4,),
+            "num_outputs": 1,
+            "kind": "values",
+            "source": made_batches,
+            "held_out": made_points,
+            "num_held_out": 8,
+            "settings": None,
+        },
+    ),
     entry("data.multi_index", data.multi_index, {"input_dim": 8, "num_directions": 2, "degree": 2, "seed": 0}),
     entry("data.shapes", data.shapes, {"noise": 0.3, "seed": 0}),
     entry("data.text", data.text, {"paths": words, "context": 8, "tokens": "bytes", "seed": 0}),
@@ -374,6 +438,7 @@ ENTRIES = [
     entry("spectra.static_training", spectra.static_training, {**POWER, "training": TRAINING}),
     entry("spectra.moving_loss", spectra.moving_loss, {"result": net}),
     entry("spectra.of", spectra.of, {"result": net, "points": "train", "y": np.ones(3)}),
+    entry("KernelMatrix", kernel_matrix, {"between": product_of_rows, "size": 6}),
     # scaling
     entry("scaling.branch_kernels", scaling.branch_kernels, {"features": X[None], "others": X[None, :2]}),
     entry(
@@ -521,7 +586,12 @@ ENTRIES = [
         finite.sample_graph_process,
         {**LABELS, "y": np.ones(2), "width": 4, "copies": 2, "noise": 0.1, "samples": 3, "burn_in": 1, "thin": 1, "seed": 0},
     ),
+    entry("Draws.mean", of(draws, "mean"), {"name": "test"}),
+    entry("Draws.sem", of(draws, "sem"), {"name": "test"}),
+    entry("Sweep.load", finite.Sweep.load, {"path": file}),
+    entry("partial_result", finite.partial_result, {"path": file}),
     # compare
+    entry("PowerLaw", of(law, "__call__"), {"x": [1.0, 2.0]}, nan=True),
     entry("compare.gap", compare.gap, {"a": net, "b": other}, weight=2),
     entry("compare.alignment", compare.alignment, {"a": net, "b": other, "kernel": "Phi"}),
     entry("compare.alignment_of_runs", compare.alignment_of_runs, {"a": net, "b": other, "kernel": "G"}),

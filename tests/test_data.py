@@ -684,7 +684,7 @@ def test_nan_in_the_middle_of_arrays() -> None:
         (lambda: data.digits().batches(0), "batch_size must be"),
         (lambda: data.digits().batches(1, start=-1), "start must be"),
         (lambda: data.digits().probe(298), "digits holds out 297 points, got num_points=298. Take fewer"),
-        (lambda: data.Stream("mine", (2,), 1, "images", None, None), "kind must be one of"),  # type: ignore[arg-type]
+        (lambda: data.Stream("mine", (2,), 1, "images", len, len), "kind must be one of"),  # type: ignore[arg-type]
     ],
 )
 def test_what_users_get_wrong(build: Callable[[], Any], message: str) -> None:

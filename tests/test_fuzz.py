@@ -24,8 +24,6 @@ from tests.fuzz_entries import Entry, drawn, entry
 from widthwise import Result, check, data, schedules, tasks
 from widthwise.storage import read_arrays, write_arrays
 
-NOT_CALLED = {"finite.partial_result", "widthwise.data.cifar5m", "widthwise.data.image_folder", "widthwise.data.wikitext"}
-"""They read files of kinds of their own; damaged ones have tests of their own."""
 ROOT = Path(__file__).parent.parent
 
 
@@ -87,7 +85,7 @@ def test_contents_that_do_not_fit_are_refused(tmp_path: Path) -> None:
     """An axis of another length, a part of the header that is missing or of another kind: a message of ours, or a Result."""
     drawn(16).save(tmp_path / "net.npz")
     arrays = read_arrays(tmp_path / "net.npz")
-    refused = 0
+    refused = []
     for i in range(300):
         rng = np.random.default_rng([7, i])
         changed = dict(arrays)
@@ -101,9 +99,9 @@ def test_contents_that_do_not_fit_are_refused(tmp_path: Path) -> None:
         try:
             assert str(Result.load(tmp_path / "odd.npz"))
         except ValueError as error:
-            assert fuzzing.ours(error), (i, error)
-            refused += 1
-    assert refused > 200
+            refused.append(fuzzing.ours(error))
+    assert len(refused) > 200
+    assert all(refused)
 
 
 # --- the judge, judged -----------------------------------------------------------------------------------------------------
@@ -164,4 +162,4 @@ def test_every_public_function_is_called() -> None:
     text = (ROOT / "tests" / "fuzz_entries.py").read_text()
     called = {name for name in public if re.search(rf"\b{name.split('.', 1)[1]}\b|\b{name}\b", text)}
     assert len(called) > 80
-    assert public - called <= NOT_CALLED
+    assert public == called

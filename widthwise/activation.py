@@ -11,11 +11,13 @@ import jax.numpy as jnp
 import numpy as np
 
 from widthwise import check
+from widthwise.checked import checked
 from widthwise.precision import FLOATS, computing_in
 
 Elementwise = Callable[[jax.Array], jax.Array]
 
 
+@checked
 @dataclass(frozen=True)
 class Activation:
     """An elementwise nonlinearity phi and its derivative.

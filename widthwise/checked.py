@@ -55,7 +55,7 @@ class Rule:
 
 
 def checked(function: Function) -> Function:
-    """Return the function with every given argument checked against, and read as, its annotation.
+    """Return the function with every given argument checked against, and read as, its annotation; a class, with its fields.
 
     Raises:
         ValueError: with the name of the argument, what it must be, and what it is.
@@ -71,6 +71,10 @@ def checked(function: Function) -> Function:
         ...
         ValueError: height must be a number, got '3'.
     """
+
+    if isinstance(function, type):
+        function.__init__ = checked(function.__init__)  # type: ignore[misc]
+        return function
 
     @functools.wraps(function)
     def wrapper(*args: Any, **kwargs: Any) -> Any:

@@ -14,12 +14,14 @@ from jaxtyping import Array, Float
 from numpy.typing import NDArray
 
 from widthwise import check
+from widthwise.checked import checked
 
 SampleLoss = Callable[[Float[Array, "outputs"], Float[Array, "outputs"]], Float[Array, ""]]
 
 ONE_HOT = "Make labels integers 0 ... C - 1 and of them one-hot rows, np.eye(C)[labels]; or +-1, with loss='logistic'."
 
 
+@checked
 @dataclass(frozen=True)
 class Loss:
     """The loss l(f, y) of one sample; the loss of a batch is its mean.

@@ -139,6 +139,7 @@ class Result:
             )
         return self.trajectory.samples
 
+    @checked
     def or_raise(self, throw: bool = True) -> Result:
         """This Result, or `Unsolved` if its status is not ok and `throw`."""
         if throw and not self.status.ok:

@@ -11,6 +11,7 @@ import numpy as np
 from jaxtyping import Float, Int
 
 from widthwise import check
+from widthwise.checked import Numbers, checked
 
 _KERNEL, _TWO_TIMES = ("kept", "point", "point"), ("layer", "kept", "point", "kept", "point")
 AXES = {
@@ -126,10 +127,14 @@ class Trajectory:
 
     def equal_time(self, kernel: str) -> Float[np.ndarray, "*runs layers kept points points"]:
         """The blocks t = s of "Phi" or "G": (..., L, K, M, M)."""
-        return np.moveaxis(np.diagonal(getattr(self, kernel), axis1=-4, axis2=-2), -1, -3)
+        stack = getattr(self, check.choice("kernel", kernel, ("Phi", "G")))
+        if stack is None:
+            raise ValueError(f"{kernel} was not kept: pass save_kernels to the run.")
+        return np.moveaxis(np.diagonal(stack, axis1=-4, axis2=-2), -1, -3)
 
+    @checked
     def tangent_kernel(
-        self, Phi0: Float[np.ndarray, "points points"], rates: Sequence[float] | np.ndarray | None = None, bias: float = 0.0
+        self, Phi0: Numbers, rates: Numbers = None, bias: float = 0.0
     ) -> Float[np.ndarray, "*runs kept points points"]:
         """(..., K, M, M) neural tangent kernel at equal times, the mean over outputs.
 
@@ -141,8 +146,12 @@ class Trajectory:
             bias: of the architecture.
         """
         Phi, G = (np.moveaxis(self.equal_time(name), -4, -3) for name in ("Phi", "G"))
+        if Phi0.shape != Phi.shape[-2:]:
+            raise ValueError(f"Phi0 must be between the {Phi.shape[-1]} points of the kernels, got shape {Phi0.shape}.")
         below = np.broadcast_to(Phi0, (*Phi.shape[:-3], 1, *np.shape(Phi0)))
         L = Phi.shape[-3]
+        if rates is not None and np.shape(rates) != (L + 1,):
+            raise ValueError(f"rates must be L + 1 = {L + 1} numbers, got shape {np.shape(rates)}.")
         return tangent_kernel(np.concatenate([below, Phi + bias**2], axis=-3), G, np.ones(L + 1) if rates is None else rates)
 
 

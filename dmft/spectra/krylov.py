@@ -22,6 +22,7 @@ BLOCK = 2**23
 """Entries of K held in memory at a time."""
 
 
+@checked
 @dataclass(frozen=True)
 class KernelMatrix:
     """K v for a kernel between n points, with a block of rows of K in memory at a time.

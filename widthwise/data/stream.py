@@ -43,6 +43,7 @@ class EndOfStream(ValueError):
     """
 
 
+@checked
 @dataclass(frozen=True, eq=False, repr=False)
 class Stream:
     """Batches (x, y) as a function of the step, and held-out points that no batch contains.
