@@ -80,6 +80,7 @@ def solve(
         >>> bool(theory.mean.loss[-1] < theory.mean.loss[0])
         True
     """
+    check.outside_jit("dmft.solve")
     check.instance("problem", problem, Problem)
     if method is not None:
         check.instance("method", method, Method, f"Pass {METHODS}, or leave it out.")

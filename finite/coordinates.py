@@ -187,6 +187,7 @@ def coordinate_check(
         >>> bool(wrong.slopes()["h2"][0] < -0.3)
         True
     """
+    check.outside_jit("finite.coordinate_check")
     check.instance("problem", problem, Problem)
     widths = tuple(sorted(check.count("every entry of widths", N, most=WIDEST) for N in check.sequence("widths", widths)))
     if len({*widths}) < 2:

@@ -301,6 +301,7 @@ def sweep(
         >>> result.losses.shape, [round(float(np.log10(rate))) for rate, _ in result.optimal.values()]
         ((2, 5, 2), [0, 0])
     """
+    check.outside_jit("finite.sweep")
     check.instance("problem", problem, Problem)
     grid = _rates(problem.training.eta0 * RATES if rates is None else rates)
     each_width = _sizes("widths", [widths] if isinstance(widths, int | np.integer) else widths)

@@ -177,6 +177,7 @@ def train(
         >>> bool(result.mean.loss[30] < 0.5 * result.mean.loss[0])
         True
     """
+    check.outside_jit("finite.train")
     check.instance("problem", problem, Problem)
     width = check.count("width", width, "It is the number N of neurons in every hidden layer.", most=WIDEST)
     num_seeds = check.count("num_seeds", num_seeds, "Two or more give an error bar.")

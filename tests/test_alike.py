@@ -7,11 +7,14 @@ import warnings
 from collections.abc import Callable
 from typing import Any
 
+import jax
 import numpy as np
 import optax
 import pytest
 
+import dmft
 import finite
+from dmft import spectra
 from finite import observe
 from widthwise import MLP, ConvNet, GradientDescent, Optax, Parameterization, Problem, ResidualMLP, Task, data, tasks
 
@@ -238,6 +241,35 @@ def test_top_eigenvalue_of_what_is_not_positive(zeros: int) -> None:
     values = np.concatenate([negative, np.zeros(zeros, np.float32)])
     assert observe.top_eigenvalue(lambda v: values * v, len(values)) == 0.0
     np.testing.assert_allclose(observe.top_eigenvalue(lambda v: negative * v, 300), -1.0, rtol=1e-3)
+
+
+def test_lanczos_of_a_kernel_that_is_zero() -> None:
+    y = np.ones(6)
+    spectrum, bound = spectra.top(lambda v: 0.0 * v, y, 2, trace=0.0)
+    assert spectrum.lam.tolist() == bound.tolist() == [0.0, 0.0]
+    np.testing.assert_allclose([spectrum.rest_trace, spectrum.power.sum() + spectrum.rest_power], [0.0, 1.0])
+    low = np.outer(y, y)  # of rank one, asked for three modes
+    spectrum, bound = spectra.top(low.__matmul__, y, 3, trace=6.0)
+    np.testing.assert_allclose(spectrum.lam, [1.0, 0.0, 0.0], atol=1e-12)
+    assert bound.max() < 1e-8
+    assert spectra.trace_of(np.square, lambda v: 0.0 * v, 6, num_probes=2).value == 0.0
+
+
+@pytest.mark.parametrize("solver", ["dmft.solve", "finite.train", "finite.sweep", "finite.coordinate_check"])
+def test_inside_jit(solver: str) -> None:
+    """Outside, or under a gradient that it is no part of, it runs; the message is one of ours."""
+    module, name = solver.split(".")
+    function = getattr({"dmft": dmft, "finite": finite}[module], name)
+    given: dict[str, Any] = {"width": 4, "num_seeds": 2} if name == "train" else {}
+
+    def loss(x: Any) -> Any:
+        function(TASK, progress=False, **given)
+        return 2 * x
+
+    with pytest.raises(TypeError, match=f"{solver} computes numbers as it goes .* call it outside jax.jit"):
+        jax.jit(loss)(1.0)
+    if name == "train":
+        assert jax.grad(loss)(1.0) == 2.0  # negative twin
 
 
 @pytest.mark.slow

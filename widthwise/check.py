@@ -9,6 +9,7 @@ from itertools import islice
 from typing import TYPE_CHECKING, Any
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 from numpy.typing import NDArray
 
@@ -254,6 +255,12 @@ def function(name: str, value: Any, cure: str = "") -> Callable[..., Any]:
     if not callable(value):
         raise _wrong(name, "a function", value, cure)
     return value
+
+
+def outside_jit(name: str) -> None:
+    """Raise TypeError inside `jax.jit` (or a scan, ...), where what JAX computes has no value yet."""
+    if isinstance(jnp.zeros(()), jax.core.Tracer):
+        raise TypeError(f"{name} computes numbers as it goes and compiles by itself: call it outside jax.jit.")
 
 
 def path(name: str, value: Any) -> str:

@@ -96,11 +96,15 @@ def top(
     multiply = _product(multiply, P)
     operator = LinearOperator((P, P), matvec=lambda v: multiply(np.ravel(v)), dtype=np.float64)
     start = np.random.default_rng(check.seed("seed", seed)).standard_normal(P)
-    values, vectors = eigsh(operator, k=num_modes, which="LA", tol=check.at_least_zero("tol", tol), v0=start)
-    values, vectors = values[::-1], vectors[:, ::-1]
+    check.at_least_zero("tol", tol)
+    if multiply(start).any():
+        values, vectors = eigsh(operator, k=num_modes, which="LA", tol=tol, v0=start)
+        values, vectors = values[::-1], vectors[:, ::-1]
+    else:  # of the kernel 0 every vector is a mode, and ARPACK finds none
+        values, vectors = np.zeros(num_modes), np.eye(P, num_modes)
     residual = np.stack([multiply(v) for v in vectors.T], axis=1) - vectors * values
     lam, power = np.maximum(values, 0.0) / P, ((vectors.T @ y.reshape(P, -1)) ** 2).sum(1) / P
-    rest = check.positive("trace", trace) / P - lam.sum()
+    rest = check.at_least_zero("trace", trace) / P - lam.sum()
     if rest < -1e-6 * trace / P:
         raise ValueError(f"trace must be tr K, at least the sum of the modes found, {P * lam.sum():.6g}; got {trace:.6g}.")
     rest_power = float((y**2).sum() / P - power.sum())
