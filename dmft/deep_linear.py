@@ -89,7 +89,7 @@ class DeepLinear:
         L, task, training = problem.architecture.depth, problem.task, problem.training
         M, P, times, kept = task.num_points, task.num_train, training.num_steps + 1, len(kernel_steps)
         memory.require(
-            8.0 * L * ((times * M) ** 2 + 5 * times**2 * M + 2 * times**2 + 4 * (kept * M) ** 2),
+            8.0 * (L * ((times * M) ** 2 + 5 * times**2 * M + 2 * times**2 + 4 * (kept * M) ** 2) + 3 * times * M**2),
             f"dmft.DeepLinear with {L} layers, {times} states and {M} points",
             "Use fewer steps (with a larger eta0), fewer points, or March, whose memory does not grow with the steps.",
         )

@@ -19,9 +19,10 @@ from dataclasses import dataclass
 import numpy as np
 from jaxtyping import Float, Int
 
-from dmft.gaussian import BATCH, EXACT, Kernel, averages
+from dmft.gaussian import BATCH, CLOSED_FORM, EXACT, NODES, RESOLVED, Fields, Kernel, averages
 from dmft.method import Solution, require_applies, trajectory_of
 from widthwise import Estimate, Problem, Status, check, memory
+from widthwise.activation import NAMED
 from widthwise.curvature import eigenvalues, sharpness
 from widthwise.precision import float64
 from widthwise.training import move
@@ -34,8 +35,8 @@ SAVES = ("NTK", "eigenvalues", "sharpness")
 BLOCK = 2**23
 """Entries of K held in memory at a time, if training is online."""
 
-RESOLVED = 1e-6
-"""Largest relative change of an average under the last increase of the nodes that still counts as resolved."""
+LARGE = 1e4
+"""|x|^2 / D above which the scale of the inputs is to blame if averages are not resolved; order one is meant."""
 
 
 @dataclass(frozen=True)
@@ -48,11 +49,12 @@ class Lazy:
     for a stream of N, a block at a time.
 
     Args:
-        max_nodes: most quadrature nodes per direction, for activations without a closed form or a short series. Steep ones and
-            those with a kink at zero need about 50 (tanh 5h: 110) to be exact to 1e-12; a kink elsewhere needs more.
+        max_nodes: most quadrature nodes per direction, 64 to 4096, for activations without a closed form or a short series. A
+            kink at zero needs 64, a step at zero of any steepness up to 512; a kink or a narrow feature elsewhere needs more
+            than there are, and the status says so.
 
     Raises:
-        ValueError: max_nodes below 64.
+        ValueError: max_nodes below 64 or above 4096.
 
     Example:
         >>> from widthwise import MLP, GradientDescent, Parameterization, Problem, tasks
@@ -62,10 +64,11 @@ class Lazy:
         ((11, 3), (2, 2, 3, 2, 3), True)
     """
 
-    max_nodes: int = 256
+    max_nodes: int = 512
 
     def __post_init__(self) -> None:
-        check.count("max_nodes", self.max_nodes, least=64)
+        if check.count("max_nodes", self.max_nodes, least=NODES[0]) > NODES[-1]:
+            raise ValueError(f"max_nodes must be at most {NODES[-1]}, got {self.max_nodes}: every pair of points takes its square.")
 
     @staticmethod
     def obstacle(problem: Problem) -> str | None:
@@ -101,14 +104,11 @@ class Lazy:
         """
         start = time.perf_counter()
         require_applies(self.obstacle(problem), save, SAVES)
-        L, training, kept = problem.architecture.depth, problem.training, len(kernel_steps)
+        training, kept = problem.training, len(kernel_steps)
         M, T, C = problem.num_watched, training.num_steps, problem.task.num_outputs
-        stream = problem.task.num_train if training.online else 0
         memory.require(
-            8.0
-            * (4 * L * (kept * M) ** 2 + 4 * T * M * C + 16 * BATCH + 2 * L * BLOCK + 8 * stream * (training.batch_size or 0))
-            + (8.0 * kept * (M * C) ** 2 * 4 if "sharpness" in save else 0.0),
-            f"dmft.Lazy with {M} points and kernels at {kept} steps",
+            peak_bytes(problem, kept, save),
+            f"dmft.Lazy with {problem.num_watched} points and kernels at {kept} steps",
             "Keep kernels at fewer steps, or use fewer points.",
         )
         kernel = TangentKernel(problem, self.max_nodes)
@@ -133,13 +133,39 @@ class Lazy:
             )
             status = Status.of(problem, trajectory, f"solved, {T} steps")
         if not kernel.unresolved <= RESOLVED:
-            status = Status(
-                False,
-                f"Gaussian averages of {problem.architecture.activation.name!r} are resolved to {kernel.unresolved:.1g} only, "
-                f"which happens with a kink or a jump away from zero: raise Lazy(max_nodes={self.max_nodes}), or use March at "
-                "a small gamma0.",
+            largest = float((kernel.X**2).sum(1).max())
+            name = problem.architecture.activation.name
+            cause = (
+                f"inputs have |x|^2 / D of up to {largest:.2g}, where order one is meant: standardize them (subtract the mean of "
+                "every column and divide by its standard deviation)."
+                if largest > LARGE
+                else "which happens with a kink, a jump or a narrow feature away from zero: raise "
+                f"Lazy(max_nodes={self.max_nodes}), or use March at a small gamma0."
             )
+            status = Status(False, f"Gaussian averages of {name!r} are resolved to {kernel.unresolved:.1g} only, {cause}")
         return Solution(Estimate.exact(trajectory), status, {"seconds": time.perf_counter() - start})
+
+
+def peak_bytes(problem: Problem, kept: int, save: tuple[str, ...] = ()) -> float:
+    """Memory that `Lazy` takes at its largest, with kernels at `kept` steps: while it makes them, or when it hands them over."""
+    task, training, L, M = problem.task, problem.training, problem.architecture.depth, problem.num_watched
+    T, C = training.num_steps + 1, task.num_outputs
+    N = M + task.num_train if training.online else M
+    act = problem.architecture.activation
+    closed = act == NAMED.get(act.name) and act.name in CLOSED_FORM
+    entries = 7 * L + 7 if closed else max(7 * L + 7, 2 * L + 15)  # layers, their products, and what one layer takes
+    between = entries * M**2 + 4 * N * task.input_dim + (0 if closed else 10**6 + 7 * min(96 * N, 2 * BATCH))
+    if training.online:
+        between += (entries + 1) * N * min(N, block_width(N, training.batch_size or N))
+    recorded = 2 * L * (kept * M) ** 2 + T * M * C + ("NTK" in save) * kept * M**2  # and as much again for their error bars
+    more = 5 * kept * M**2 * ("eigenvalues" in save) + 6 * kept * (M * C) ** 2 * ("sharpness" in save)
+    more += T * M * (C + 4) * training.flow + T * task.num_train * C * bool(training.label_noise)
+    return 8.0 * max(between, (2 * L + 2) * M**2 + 2 * recorded + more)
+
+
+def block_width(num_points: int, batch_size: int) -> int:
+    """Columns of K, whole batches of them, that are held in memory at a time if training is online."""
+    return max(BLOCK // (num_points * batch_size), 1) * batch_size
 
 
 class TangentKernel:
@@ -149,7 +175,7 @@ class TangentKernel:
         unresolved: the largest relative error so far of an average.
     """
 
-    def __init__(self, problem: Problem, max_nodes: int = 256, tolerance: float = EXACT):
+    def __init__(self, problem: Problem, max_nodes: int = 512, tolerance: float = EXACT):
         task, self.bias = problem.task, problem.architecture.bias
         self.X = np.concatenate([problem.X_watched, task.X]) if problem.training.online else problem.X_watched
         self.X = self.X / np.sqrt(task.input_dim)
@@ -160,19 +186,16 @@ class TangentKernel:
 
     def between(self, rows: slice, columns: slice) -> tuple[Kernels, Kernels, Kernel]:
         """Phi^l and G^l of layers 1 ... L (at index l - 1) and K between two ranges of points, (m, n) each."""
-        x, y = self.X[rows], self.X[columns]
-        Phi0 = Phi = x @ y.T
-        a, b = (x**2).sum(1), (y**2).sum(1)
-        features, slopes = [], []
+        fields = Fields.of_points(self.X[rows], self.X[columns])
+        features, slopes = [fields.Phi], []
         with float64():
             for _ in range(self.depth):
-                shift = self.bias**2
-                Phi, d_d, a, b, error = averages(self.act, Phi + shift, a + shift, b + shift, self.max_nodes, self.tolerance)
-                features.append(Phi)
+                fields, d_d, error = averages(self.act, fields.with_bias(self.bias), self.max_nodes, self.tolerance)
+                features.append(fields.Phi)
                 slopes.append(d_d)
                 self.unresolved = max(self.unresolved, error)
         G = np.cumprod(slopes[::-1], axis=0)[::-1]  # G^l = G^{l+1} <phi' phi'>
-        return np.array(features), G, tangent_kernel(np.array([Phi0, *features]) + self.bias**2, G, self.rates)
+        return np.array(features[1:]), G, tangent_kernel(np.array(features) + self.bias**2, G, self.rates)
 
 
 def train(
@@ -206,8 +229,7 @@ def _descend(
             break
         if training.online and not first <= rows[0] < first + columns.shape[1] - len(batch) + 1:
             first = rows[0]
-            width = max(BLOCK // (N * len(batch)), 1) * len(batch)
-            columns = kernel.between(slice(N), slice(first, first + width))[2]
+            columns = kernel.between(slice(N), slice(first, first + block_width(N, len(batch))))[2]
         Delta = training.Delta(now[..., rows, :], y[batch] + (0.0 if noise is None else noise[t]))
         now, velocity = move(
             now, velocity, columns[..., rows - first] @ Delta, etas[t], training.momentum, training.nesterov, 0.0

@@ -16,6 +16,7 @@ from widthwise.activation import NAMED, as_activation
 from widthwise.precision import float64
 
 TASK = tasks.gaussian(3, 2, input_dim=6, seed=1)
+NEURAL_TANGENTS = {"linear": "Identity", "relu": "Relu", "erf": "Erf", "gelu": "Gelu"}
 SMOOTH = ("linear", "tanh", "erf", "gelu", "softplus", "quadratic")
 
 
@@ -33,6 +34,10 @@ def solve(problem, steps=(0,), method=Lazy(), **settings):  # noqa: B008
 
 def make(activation="tanh", depth=2, task=TASK, eta0=0.3, num_steps=6, **parameterization):
     return Problem(MLP(depth, activation), Parameterization(**parameterization), task, GradientDescent(eta0, num_steps))
+
+
+def fields_of(X):
+    return gaussian.Fields.of_points(X / np.sqrt(X.shape[1]), X / np.sqrt(X.shape[1]))
 
 
 def gauss_hermite(act, Phi, degree=180):
@@ -95,41 +100,40 @@ def test_kernels_are_the_gaussian_averages(name):
 def test_activations_without_closed_form_against_sampling(function):
     """Every entry of <phi phi> and <phi' phi'> within 4.5 standard errors of 2e5 samples: 40 entries, so p = 3e-4."""
     act, S = as_activation(function), 200_000
-    Phi = TASK.Phi0
+    Phi = TASK.Phi0[:3, :3]
     u = np.random.default_rng(5).standard_normal((S, len(Phi))) @ np.linalg.cholesky(Phi + 1e-12 * np.eye(len(Phi))).T
     with float64():
-        got = gaussian.averages(act, Phi, np.diagonal(Phi), np.diagonal(Phi), 256)
+        got = gaussian.averages(act, fields_of(TASK.X), 256)
         fields = [np.asarray(F(jnp.asarray(u))) for F in (act.phi, act.d)]
-    assert got[4] < 1e-9
-    for average, x in zip(got[:2], fields, strict=True):
+    assert got.error < 1e-8
+    for average, x in zip((got.fields.Phi, got.d_d), fields, strict=True):
         mean = x.T @ x / S
         sem = np.sqrt(((x**2).T @ x**2 / S - mean**2) / S)
         assert (np.abs(average - mean) < 4.5 * sem).all()
         assert not (np.abs(1.05 * average - mean) < 4.5 * sem).all()  # negative twin
 
 
-@pytest.mark.parametrize("name", [*SMOOTH, "relu"])
-def test_hermite_series_knows_its_error(name):
-    """Against the quadrature in polar coordinates: never worse than it says, exact in the end if smooth, not so for relu."""
-    act, Phi, a = NAMED[name], TASK.Phi0, np.diagonal(TASK.Phi0)
+@pytest.mark.parametrize("name", SMOOTH)
+def test_hermite_series_is_the_quadrature(name):
+    """Two algorithms, each to its own error; relu has no series that ends."""
+    act, fields = NAMED[name], fields_of(TASK.X_all)
     with float64():
-        expected = gaussian.quadrature(act, 108, Phi, a, a)
-        series = [gaussian.hermite_series(act, terms, Phi, a, a) for terms in gaussian.TERMS]
-    scale = np.abs(expected).max(axis=(1, 2), keepdims=True)
-    errors = [float(np.max(np.abs(np.array(s[:2]) - expected) / scale)) for s in series]
-    said = [s[4] for s in series]
-    assert all(error <= 1.1 * bound + 1e-11 for error, bound in zip(errors, said, strict=True))
-    assert (said[-1] < 1e-10) == (name != "relu")
-    assert name != "relu" or errors[-1] > 1e-4
-    np.testing.assert_allclose(series[-1][2], np.diagonal(expected[0]), rtol=1e-10 if name != "relu" else 1e-2)
+        series, expected = gaussian.hermite_series(act, fields), gaussian.quadrature(act, fields, 256)
+        assert gaussian.hermite_series(NAMED["relu"], fields) is None
+    assert series.error < 1e-11
+    assert expected.error < 1e-8
+    for got, exact in zip((*series.fields[:3], series.d_d), (*expected.fields[:3], expected.d_d), strict=True):
+        np.testing.assert_allclose(got, exact, rtol=1e-9, atol=1e-10)
+    off = ~np.eye(len(TASK.X_all), dtype=bool)
+    np.testing.assert_allclose(series.fields.angle[off], expected.fields.angle[off], rtol=1e-7)
 
 
 @pytest.mark.parametrize("name", ["linear", "relu", "erf", "gelu", "tanh"])
 def test_tangent_kernel_is_that_of_neural_tangents(name):
     """Its own recursion, through the whole network, fixes the convention K = sum_{l=0..L} G^{l+1} Phi^l."""
     stax = nt.stax
-    if name in gaussian.CLOSED_FORM:
-        layer = getattr(stax, gaussian.CLOSED_FORM[name])()
+    if name in NEURAL_TANGENTS:
+        layer = getattr(stax, NEURAL_TANGENTS[name])()
     else:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # it warns that quadrature has an error
@@ -329,7 +333,7 @@ def test_online_is_batches_without_return(activation, monkeypatch):
 
 @pytest.mark.parametrize("name", ["erf", "relu"])
 def test_biases_are_those_of_neural_tangents(name):
-    layer, dense = getattr(nt.stax, gaussian.CLOSED_FORM[name])(), nt.stax.Dense(1, W_std=1.0, b_std=0.6)
+    layer, dense = getattr(nt.stax, NEURAL_TANGENTS[name])(), nt.stax.Dense(1, W_std=1.0, b_std=0.6)
     _, _, kernel_fn = nt.stax.serial(*[dense, layer] * 2, dense)
     with float64():
         K = np.array(kernel_fn(np.concatenate([X, X_TEST]), None, "ntk"))

@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 from jaxtyping import Float
 
-from dmft.gaussian import averages
+from dmft.gaussian import Fields, averages
 from widthwise import MLP, Spectrum, check
 from widthwise.checked import checked
 from widthwise.precision import float64
@@ -133,13 +133,12 @@ def ntk(architecture: MLP, kind: str = "ntk") -> Callable[[Float[np.ndarray, "no
     shift = architecture.bias**2
 
     def kernel(t: Float[np.ndarray, "nodes"]) -> Float[np.ndarray, "nodes"]:
-        Phi = check.array("t", np.atleast_1d(check.numbers("t", t)), 1, "(n,)")[:, None]
-        a, b = np.ones(len(Phi)), np.ones(1)
-        features, slopes = [Phi], []
+        fields = Fields.of_cosines(check.array("t", np.atleast_1d(check.numbers("t", t)), 1, "(n,)")[:, None])
+        features, slopes = [fields.Phi], []
         with float64():
             for _ in range(architecture.depth):
-                Phi, d_d, a, b, _error = averages(architecture.activation, Phi + shift, a + shift, b + shift, 256)
-                features.append(Phi)
+                fields, d_d, _error = averages(architecture.activation, fields.with_bias(architecture.bias), 256)
+                features.append(fields.Phi)
                 slopes.append(d_d)
         if kind == "nngp":
             return features[-1][:, 0] + shift
