@@ -1,7 +1,7 @@
-"""Averages of an activation and of its slope over two normal variables, <phi(u) phi(v)> and <phi'(u) phi'(v)>, to 1e-6 or better.
+"""Averages of an activation and of its slope over two normal variables, <phi(u) phi(v)> and <phi'(u) phi'(v)>.
 
-In closed form where there is one (linear, relu, erf, gelu), by a series in Hermite polynomials for other smooth activations, and
-by a double exponential quadrature in polar coordinates for the rest; each with its error, judged entry by entry. Angles between
+In closed form where there is one (linear, relu, erf, gelu), by a series in Hermite polynomials for other smooth activations,
+and by a double exponential quadrature in polar coordinates for the rest; each with its error, judged entry by entry. Angles between
 fields are kept beside their covariances: near angle zero a covariance does not know the angle to more than 1e-8, and the slope
 of a kink is as wrong as the angle.
 """
@@ -53,7 +53,7 @@ TINY = np.finfo(float).tiny
 class Fields(NamedTuple):
     """Pairs of Gaussian fields u_m, v_n: their covariances (m, n), variances a (m,) and b (n,), and angles (m, n).
 
-        cos(angle_mn) = Phi_mn / sqrt(a_m b_n)
+    cos(angle_mn) = Phi_mn / sqrt(a_m b_n)
     """
 
     Phi: Kernel
@@ -158,7 +158,11 @@ def _gelu(fields: Fields) -> tuple[Fields, Kernel]:
 
     def at(Phi: Kernel, a: Variances, b: Variances, sin2: Kernel) -> tuple[Kernel, Kernel]:
         D = 1 + a + b + a * b * sin2
-        T, Q, inverse = 0.25 + np.arctan2(Phi, np.sqrt(D)) / (2 * np.pi), 1 / (2 * np.pi * np.sqrt(D)), 1 / (1 + a) + 1 / (1 + b)
+        T, Q, inverse = (
+            0.25 + np.arctan2(Phi, np.sqrt(D)) / (2 * np.pi),
+            1 / (2 * np.pi * np.sqrt(D)),
+            1 / (1 + a) + 1 / (1 + b),
+        )
         return Phi * T + Q * (a * b * sin2 + Phi * Phi * inverse), T + Phi * Q * (inverse + 1 / D)
 
     return _smooth(at, fields)
@@ -182,7 +186,7 @@ CLOSED_FORM = {"linear": _linear, "relu": _relu, "erf": _erf, "gelu": _gelu}
 """Named activations whose averages are elementary."""
 
 
-# --- smooth activations ---------------------------------------------------------------------------------------------------------
+# --- smooth activations ------------------------------------------------------------------------------------------------------
 
 
 def hermite_series(act: Activation, fields: Fields, tolerance: float = EXACT) -> Averages | None:
@@ -203,7 +207,10 @@ def hermite_series(act: Activation, fields: Fields, tolerance: float = EXACT) ->
         best = error
     else:
         return None
-    variances, squares = np.append(fields.a, fields.b), np.stack([np.append(x.square, y.square) for x, y in zip(u, v, strict=True)])
+    variances, squares = (
+        np.append(fields.a, fields.b),
+        np.stack([np.append(x.square, y.square) for x, y in zip(u, v, strict=True)]),
+    )
     some = _sample(variances)
     error = max(error, float(np.max(_relative(squares[:, some], on_panels(act, variances[some])))))
     if error > CONVERGED:
@@ -273,7 +280,7 @@ def _values(act: Activation, u: Float[Array, "values"]) -> Float[Array, "2 value
     return jnp.stack([act.phi(u), act.d(u)])
 
 
-# --- an independent look --------------------------------------------------------------------------------------------------------
+# --- an independent look -----------------------------------------------------------------------------------------------------
 
 
 def _sample(variances: Variances) -> Int[np.ndarray, "samples"]:
@@ -306,7 +313,7 @@ def on_panels(act: Activation, variances: Variances) -> Float[np.ndarray, "2 poi
     return out
 
 
-# --- all others -----------------------------------------------------------------------------------------------------------------
+# --- all others --------------------------------------------------------------------------------------------------------------
 
 
 def quadrature(act: Activation, fields: Fields, max_nodes: int, tolerance: float = CONVERGED) -> Averages:
@@ -352,7 +359,7 @@ def _converged(
     m: Int[np.ndarray, "pairs"],
     n: Int[np.ndarray, "pairs"],
 ) -> tuple[Float[np.ndarray, "4 pairs"], float]:
-    """<phi phi>, <phi' phi'> and the two squares of pairs (m, n), and the largest error; sizes are roots of <phi^2>, <phi'^2>."""
+    """<phi phi>, <phi' phi'> and the two squares of pairs (m, n), and the largest error; sizes are |phi|, |phi'|."""
     _, a, b, angle = fields
     values, error = np.zeros((4, len(m))), np.full(len(m), np.inf)
 
@@ -420,9 +427,9 @@ def _pairs(
         u = sign * jnp.sqrt(a) * rule.r[:, None] * jnp.sin(arcs[:, None, None] * rule.right)
         v = jnp.sqrt(b) * rule.r[:, None] * jnp.sin(arcs[:, None, None] * rule.left)
         both = [[(F(u), F(v)), (F(-u), F(-v))] for F in (act.phi, act.d)]  # the other half circle mirrors both
-        functions = [sum(x * y for x, y in pairs) for pairs in both]
-        for sign in (-1.0, 1.0):
-            functions.append(sum((x / size_u[0] + sign * y / size_v[0]) ** 2 for x, y in both[0]) / 4)
+        functions = [jnp.asarray(sum(x * y for x, y in pairs)) for pairs in both]
+        for minus in (-1.0, 1.0):
+            functions.append(jnp.asarray(sum((x / size_u[0] + minus * y / size_v[0]) ** 2 for x, y in both[0])) / 4)
         return jnp.stack([jnp.einsum("ars,ks,kr,a->k", F, rule.weight_s, rule.weight_r, arcs) for F in functions], axis=1)
 
     return jnp.moveaxis(jax.vmap(pair, in_axes=(0, 0, 0, 1, 1))(a, b, angle, size_u, size_v), 0, -1)

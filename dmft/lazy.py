@@ -68,7 +68,9 @@ class Lazy:
 
     def __post_init__(self) -> None:
         if check.count("max_nodes", self.max_nodes, least=NODES[0]) > NODES[-1]:
-            raise ValueError(f"max_nodes must be at most {NODES[-1]}, got {self.max_nodes}: every pair of points takes its square.")
+            raise ValueError(
+                f"max_nodes must be at most {NODES[-1]}, got {self.max_nodes}: every pair of points takes its square."
+            )
 
     @staticmethod
     def obstacle(problem: Problem) -> str | None:
@@ -136,8 +138,8 @@ class Lazy:
             largest = float((kernel.X**2).sum(1).max())
             name = problem.architecture.activation.name
             cause = (
-                f"inputs have |x|^2 / D of up to {largest:.2g}, where order one is meant: standardize them (subtract the mean of "
-                "every column and divide by its standard deviation)."
+                f"inputs have |x|^2 / D of up to {largest:.2g}, where order one is meant: standardize them (subtract the "
+                "mean of every column and divide by its standard deviation)."
                 if largest > LARGE
                 else "which happens with a kink, a jump or a narrow feature away from zero: raise "
                 f"Lazy(max_nodes={self.max_nodes}), or use March at a small gamma0."
@@ -147,7 +149,7 @@ class Lazy:
 
 
 def peak_bytes(problem: Problem, kept: int, save: tuple[str, ...] = ()) -> float:
-    """Memory that `Lazy` takes at its largest, with kernels at `kept` steps: while it makes them, or when it hands them over."""
+    """Memory that `Lazy` takes at its largest, with kernels at `kept` steps: making them, or handing them over."""
     task, training, L, M = problem.task, problem.training, problem.architecture.depth, problem.num_watched
     T, C = training.num_steps + 1, task.num_outputs
     N = M + task.num_train if training.online else M
