@@ -1,7 +1,7 @@
 """Averages of an activation and of its slope over two normal variables, <phi(u) phi(v)> and <phi'(u) phi'(v)>.
 
 In closed form where there is one (linear, relu, erf, gelu), by a series in Hermite polynomials for other smooth activations,
-and by a double exponential quadrature in polar coordinates for the rest; each with its error, judged entry by entry. Angles between
+and by a double exponential quadrature in polar coordinates for the rest; each with its error, judged by entry. Angles between
 fields are kept beside their covariances: near angle zero a covariance does not know the angle to more than 1e-8, and the slope
 of a kink is as wrong as the angle.
 """

@@ -67,10 +67,7 @@ class Lazy:
     max_nodes: int = 512
 
     def __post_init__(self) -> None:
-        if check.count("max_nodes", self.max_nodes, least=NODES[0]) > NODES[-1]:
-            raise ValueError(
-                f"max_nodes must be at most {NODES[-1]}, got {self.max_nodes}: every pair of points takes its square."
-            )
+        check.count("max_nodes", self.max_nodes, "Every pair of points takes its square.", least=NODES[0], most=NODES[-1])
 
     @staticmethod
     def obstacle(problem: Problem) -> str | None:

@@ -178,9 +178,9 @@ def test_the_scale_of_the_inputs_is_named_soon(monkeypatch):
 
 
 def test_nodes_without_end_are_refused():
-    with pytest.raises(ValueError, match="at most 4096"):
+    with pytest.raises(ValueError, match=r"in 64 \.\.\. 4096"):
         Lazy(max_nodes=10**9)
-    with pytest.raises(ValueError, match="at most 64"):
+    with pytest.raises(ValueError, match="num_nodes"):
         scaling.flow(dmft.spectra.Spectrum.power_law(2.0, 1.5, 10), [1.0], num_nodes=10**9)
 
 
