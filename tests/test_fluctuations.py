@@ -44,36 +44,53 @@ def theory(p: Problem, **settings: Any) -> Fluctuations:
 # --- closed forms -----------------------------------------------------------------------------------------------------------
 
 
-def closed_form(gamma0: float, eta: float, y: float, num_steps: int, centered: bool) -> tuple[np.ndarray, np.ndarray]:
-    """N Var f and N bias f of a two-layer linear network on one sample, |x|^2 = D, exactly solvable at every N.
+@dataclasses.dataclass(frozen=True)
+class Moments:
+    """f, Phi and G of a two-layer linear network on one sample, |x|^2 = D, by step; or N Var or N bias of them."""
 
-    (f, K) follow f' = f + eta K Delta + eta^2 gamma0^2 f Delta^2 and K' = K + 4 eta gamma0^2 f Delta + eta^2 gamma0^2 K Delta^2
-    from f(0) ~ N(0, 1 / gamma0^2 N), K(0) = 2 + N(0, 4 / N); f counts from f(0) if outputs are centred.
+    f: np.ndarray
+    Phi: np.ndarray
+    G: np.ndarray
+
+
+def closed_form(p: Problem) -> tuple[Moments, Moments]:
+    """N Var and N bias, exactly solvable at every N.
+
+    u = gamma0 f, Phi and G, averages of h z, h^2 and z^2 over the neurons, follow h' = h + r0 gamma0 Delta z and
+    z' = z + r1 gamma0 Delta h with the learning rates r of the layers, from u(0) ~ N(0, 1 / N), Phi(0), G(0) = 1 + N(0, 2 / N).
+    f counts from f(0) if outputs are centred.
     """
+    gamma0, eta = p.parameterization.gamma0, p.training.eta(1)
+    noise = p.training.batches_of(1, 1).noise
+    y = p.task.y[0] + np.zeros(len(eta) + 1) + (0 if noise is None else noise[:, 0, 0])
 
-    def f_of(start: jax.Array) -> jax.Array:
-        f0, K = start
-        f, out = f0, []
-        for _ in range(num_steps + 1):
-            shown = f - f0 if centered else f
-            Delta = y - shown
-            out.append(shown)
-            f, K = (
-                f + eta * K * Delta + eta**2 * gamma0**2 * f * Delta**2,
-                K + 4 * eta * gamma0**2 * f * Delta + eta**2 * gamma0**2 * K * Delta**2,
-            )
+    def seen(start: jax.Array) -> jax.Array:
+        u0 = start[0]
+        u, Phi, G = start
+        out = []
+        for t in range(len(eta) + 1):
+            f = (u - u0 if p.parameterization.centered else u) / gamma0
+            out.append(jnp.stack([f, Phi, G]))
+            if t < len(eta):
+                a, b = gamma0 * (y[t] - f) * eta[t]
+                u, Phi, G = (
+                    u * (1 + a * b) + a * G + b * Phi,
+                    Phi + 2 * a * u + a * a * G,
+                    G + 2 * b * u + b * b * Phi,
+                )
         return jnp.stack(out)
 
     with float64():
-        at = jnp.array([0.0, 2.0])
-        J, H = jax.jacobian(f_of)(at), jax.hessian(f_of)(at)
-        variance = J[:, 0] ** 2 / gamma0**2 + 4 * J[:, 1] ** 2
-        return np.asarray(variance), np.asarray(H[:, 0, 0] / (2 * gamma0**2) + 2 * H[:, 1, 1])
+        at, spread = jnp.array([0.0, 1.0, 1.0]), np.array([1.0, 2.0, 2.0])
+        J, H = np.asarray(jax.jacobian(seen)(at)), np.asarray(jax.hessian(seen)(at))
+    variance, bias = J**2 @ spread, np.einsum("toii,i->to", H, spread) / 2
+    return Moments(*variance.T), Moments(*bias.T)
 
 
-def one_sample(gamma0: float, centered: bool) -> Problem:
+def one_sample(gamma0: float, centered: bool, **training: Any) -> Problem:
     task = tasks.Task(np.ones((1, 4)), np.ones(1))
-    return Problem(MLP(1, "linear"), Parameterization(gamma0=gamma0, centered=centered), task, GradientDescent(0.05, 40))
+    rule = GradientDescent(0.05, 40, **training)
+    return Problem(MLP(1, "linear"), Parameterization(gamma0=gamma0, centered=centered), task, rule)
 
 
 @pytest.mark.parametrize("centered", [True, False])
@@ -81,18 +98,36 @@ def test_two_layer_linear_closed_form(centered: bool) -> None:
     got = theory(one_sample(1.0, centered), num_paths=1024, num_replicas=8)
     assert got.bias is not None
     for gamma0, agree in ((1.0, True), (1.2, False)):
-        for result, exact in zip((got.variance, got.bias), closed_form(gamma0, 0.05, 1.0, 40, centered), strict=True):
+        for result, exact in zip((got.variance, got.bias), closed_form(one_sample(gamma0, centered)), strict=True):
             t = np.arange(2, 41)
-            error = np.abs(result.mean.f[t, 0] - exact[t])
-            assert agree == bool((error < 4 * result.sem.f[t, 0] + 0.01 * np.abs(exact).max()).all())
+            error = np.abs(result.mean.f[t, 0] - exact.f[t])
+            assert agree == bool((error < 4 * result.sem.f[t, 0] + 0.01 * np.abs(exact.f).max()).all())
+
+
+def test_closed_form_with_rates_of_layers_and_noise_of_labels() -> None:
+    """The three matter: the closed form without noise, or with the rates of the layers swapped, does not agree."""
+    settings: dict[str, Any] = {"layer_rates": [1.6, 0.4], "label_noise": 0.7}
+    got = theory(one_sample(1.0, True, **settings), num_paths=1024, num_replicas=8)
+    assert got.bias is not None
+    for change, agree in (({}, True), ({"label_noise": 0.0}, False), ({"layer_rates": [0.4, 1.6]}, False)):
+        for result, exact in zip((got.variance, got.bias), closed_form(one_sample(1.0, True, **settings | change)), strict=True):
+            fine = []
+            for name in ("f", "Phi", "G"):
+                value, error, right = (getattr(x, name) for x in (result.mean, result.sem, exact))
+                if name == "f":
+                    value, error = value[:, 0], error[:, 0]
+                else:  # at the kept steps, the first and the last
+                    value, error, right = *(np.einsum("lkmkm->lkm", x)[0, :, 0] for x in (value, error)), right[[0, -1]]
+                fine.append((np.abs(value - right) < 4 * error + 0.01 * np.abs(right).max()).all())
+            assert agree == all(fine)
 
 
 def test_the_numbers_of_the_design() -> None:
     """eta = 0.05, gamma0 = 1, y = 1, not centred, at t = 0, 5, 10, 20, 40: published with a simulation beside them."""
-    variance, bias = closed_form(1.0, 0.05, 1.0, 40, centered=False)
+    variance, bias = closed_form(one_sample(1.0, centered=False))
     t = [0, 5, 10, 20, 40]
-    np.testing.assert_allclose(variance[t], [1, 0.511, 0.293, 0.046, 0.000], atol=5e-4)
-    np.testing.assert_allclose(bias[t], [0, -0.189, -0.396, -0.318, -0.042], atol=5e-4)
+    np.testing.assert_allclose(variance.f[t], [1, 0.511, 0.293, 0.046, 0.000], atol=5e-4)
+    np.testing.assert_allclose(bias.f[t], [0, -0.189, -0.396, -0.318, -0.042], atol=5e-4)
 
 
 def test_covariance_at_the_start_grows_with_depth() -> None:
@@ -112,13 +147,99 @@ def test_covariance_at_the_start_grows_with_depth() -> None:
         assert np.abs(here - 2 * depth[::-1, ::-1]).max() > 2
 
 
+# --- jumps of phi' ----------------------------------------------------------------------------------------------------------
+
+
+def relu_after_three_steps(gamma0: float, eta: float, x: np.ndarray, y: np.ndarray, frozen: bool, n: int = 200_000) -> np.ndarray:
+    """N Var f(3) of two-layer ReLU networks in NumPy: each neuron's own part, and responses to a shift of f(1) and of f(2).
+
+    Frozen: who is on at each step does not respond, which is what derivatives path by path know.
+    """
+    D, P, rng = x.shape[1], len(y), np.random.default_rng(0)
+    K, w, z0 = x @ x.T / D, rng.standard_normal((n // 4, D)), rng.standard_normal(n // 4)
+    h0, z0 = np.concatenate([w, w, -w, -w]) @ x.T / np.sqrt(D), np.concatenate([z0, -z0, z0, -z0])
+
+    def run(shift: np.ndarray, on: list[np.ndarray] | None = None) -> tuple[np.ndarray, list[np.ndarray], list[np.ndarray]]:
+        """f(1) ... f(3), the neurons' parts of them, who is on at step 0 ... 3; `shift` is added to f in Delta."""
+        h, z, f, parts, seen = h0, z0, np.zeros(P), [], []
+        for t in range(4):
+            seen.append(h > 0 if on is None else on[t])
+            parts.append(h * seen[t] * z[:, None] / gamma0)
+            f = (parts[t] - parts[0]).mean(0)
+            c = eta * gamma0 * (y - f - shift[t]) / P
+            h, z = h + (seen[t] * z[:, None] * c) @ K, z + (seen[t] * h) @ c
+        own = [part - parts[0] for part in parts[1:]]
+        return np.array([x.mean(0) for x in own]), own, seen
+
+    f, own, on = run(np.zeros((4, P)))
+    influence = own[2] - f[2]
+    for t, m in np.ndindex(2, P):
+        e = np.zeros((4, P))
+        e[t + 1, m] = 0.05
+        slopes = [(run(s * e, on if frozen else None)[0][2] - run(-s * e, on if frozen else None)[0][2]) / (0.1 * s) for s in (1, 0.5)]
+        influence = influence + np.outer(own[t][:, m] - f[t, m], (4 * slopes[1] - slopes[0]) / 3)
+    return (influence**2).mean(0)
+
+
+def test_paths_that_cross_a_jump() -> None:
+    """ReLU, where paths that cross the kink carry a tenth of N Var f: with them it is right, without (the twin) it is not."""
+    x, y = np.sqrt(2) * np.array([[1, 0], [0.5, np.sqrt(0.75)]]), np.array([1.0, -1.0])
+    p = Problem(MLP(1, "relu"), Parameterization(gamma0=2.0), tasks.Task(x, y), GradientDescent(1.0, 3))
+    got = theory(p, num_replicas=8, bias=False).variance
+    for frozen, agree in ((False, True), (True, False)):
+        right = relu_after_three_steps(2.0, 1.0, x, y, frozen)
+        assert agree == bool((np.abs(got.mean.f[3] - right) < 4 * got.sem.f[3] + 0.01 * right).all())
+
+
+def test_covariance_at_the_start_of_a_relu_network() -> None:
+    """N Cov(Phi^l, Phi^m) at one point of |x|^2 = D: <phi^4> - <phi^2>^2 = 5/4 in layer 1, of which layer 2 has a quarter,
+    and a quarter more of its own (5/16); Phi^2 = <phi^2>^2 moves by half of what Phi^1 does."""
+    p = Problem(MLP(2, "relu"), Parameterization(), tasks.Task(np.ones((1, 4)), np.ones(1)), GradientDescent(0.01, 1))
+    got = theory(p, num_paths=1024, num_replicas=8, num_draws=8, save_kernels=(0,))
+    np.testing.assert_allclose(got.covariance("Phi", "Phi").reshape(2, 2), [[5 / 4, 5 / 8], [5 / 8, 5 / 8]], rtol=0.12)
+
+
+def test_kernels_of_gradients_have_no_expansion_where_phi_prime_jumps() -> None:
+    got = theory(problem("relu", num_steps=2), num_paths=256, num_draws=4, num_directions=4)
+    assert got.bias is not None
+    assert got.limit.mean.G is not None
+    assert got.variance.mean.G is None
+    assert got.bias.mean.G is None
+    with pytest.raises(ValueError, match=r"one of f, Phi .*\bG\b"):
+        got.covariance("f", "G")
+    assert theory(problem("tanh", num_steps=2), num_paths=256, num_draws=4, num_directions=4).variance.mean.G is not None
+
+
+def test_differences_are_derivatives() -> None:
+    """Where all is smooth: along a random direction, first and second derivatives of f and kernels by JAX."""
+    p = problem("tanh", 2, num_steps=3)
+    with float64():
+        setting = response.Setting(response.Form.of(p), True, 2, 0, 1, 1)
+        (replica,), _ = response.replicas(p, setting, np.array([0, 3]), 128, 1e-3, [(0,)])
+        v = np.random.default_rng(0).standard_normal((1, 2, 128))
+
+        def at(e: jax.Array) -> Any:
+            return response.functional_of(setting, *replica, {l + 1: 1 + e * v[0, l] for l in range(2)})
+
+        def slope(e: jax.Array) -> Any:
+            return jax.jvp(at, (e,), (jnp.ones(()),))[1]
+
+        first, second = jax.jit(lambda e: jax.jvp(slope, (e,), (jnp.ones(()),)))(jnp.zeros(()))
+        middle = response.marches(setting, *replica, 0 * v)
+        for x, exact in zip(response.differences(setting, replica, v, jnp.array([0.02]), middle), (first, second), strict=True):
+            for name in ("f", "Phi", "G"):
+                value, right = np.asarray(getattr(x, name)[0]), np.asarray(getattr(exact, name))
+                np.testing.assert_allclose(value, right, atol=2e-3 * np.abs(right).max())
+        assert np.abs(np.asarray(second.f)).max() > 1e-3
+
+
 # --- the functional is a network ----------------------------------------------------------------------------------------
 
 
 def march_of_plain_noise(p: Problem, N: int, num: int) -> np.ndarray:
     """f of `num` marches of N paths with plain noise, all functions kept: networks of width N, if the theory holds."""
     with float64():
-        setting = response.Setting(response.Form.of(p), True, 1, 0, 1, 1, False)
+        setting = response.Setting(response.Form.of(p), True, 1, 0, 1, 1)
         physics, steps = response.physics_of(p, 1e-9), response.steps_of(p, np.array([0]))
         L, rank = p.architecture.depth, (24, 24)
         rng = np.random.default_rng(0)

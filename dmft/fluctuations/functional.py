@@ -18,12 +18,11 @@ Here the paths of a layer carry weights w_s, and averages are sum_s w_s x_s / su
 differentiates by them.
 
 Which functions enter the bases, and when, is chosen once at w = 1 (`explore`) and stays: the plan. Along it the functional is
-smooth, and JAX differentiates it forward and backward.
+smooth: path by path where phi' is, and as an average over paths where phi' jumps.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from functools import cache, partial
 from typing import Any, NamedTuple
 
@@ -37,10 +36,6 @@ from widthwise import Activation
 from widthwise.training import move
 
 Layers = dict[int, Array]
-
-KINK = 0.2
-"""Half the width of the difference quotients that stand for derivatives of a phi' that jumps."""
-
 
 class Plan(NamedTuple):
     """Where new functions come from: a one at (t, m, k) says that function k is born at step t, from point (or field) m.
@@ -108,41 +103,6 @@ def average(w: Float[Array, "S"], x: Float[Array, "S i"], y: Float[Array, "S k"]
     return (x.T * (w / w.sum())) @ y
 
 
-def differentiable(act: Activation) -> tuple[Callable[[Array], Array], Callable[[Array], Array]]:
-    """phi and phi', with derivatives of phi' that know its jumps.
-
-    Where phi' jumps, the derivative of an average by a shift of h is not the average of derivatives path by path. Difference
-    quotients over KINK stand for phi'' and phi''' there: a kernel estimate of the density at the jump.
-    """
-    if not jumps(act):
-        return act.phi, act.d
-
-    @jax.custom_jvp
-    def third(h: Array) -> Array:
-        return (act.d(h + KINK) - 2 * act.d(h) + act.d(h - KINK)) / KINK**2
-
-    third.defjvp(lambda primal, tangent: (third(*primal), jnp.zeros_like(*tangent)))
-
-    @jax.custom_jvp
-    def second(h: Array) -> Array:
-        return (act.d(h + KINK) - act.d(h - KINK)) / (2 * KINK)
-
-    second.defjvp(lambda primal, tangent: (second(*primal), third(*primal) * tangent[0]))
-
-    @jax.custom_jvp
-    def first(h: Array) -> Array:
-        return act.d(h)
-
-    first.defjvp(lambda primal, tangent: (first(*primal), second(*primal) * tangent[0]))
-
-    @jax.custom_jvp
-    def phi(h: Array) -> Array:
-        return act.phi(h)
-
-    phi.defjvp(lambda primal, tangent: (phi(*primal), first(*primal) * tangent[0]))
-    return phi, first
-
-
 @cache
 def jumps(act: Activation) -> bool:
     """Whether phi' is not the integral of its derivative."""
@@ -158,7 +118,6 @@ def step(
 ) -> tuple[State, Float[Array, "points outputs"], Plan]:
     """One step of training, as in `dmft.site.step`, and f before it; without a plan it is chosen: the largest rests."""
     L, root, gamma0, C = form.L, physics.watched, physics.gamma0, physics.y.shape[1]
-    phi_of, d_of = differentiable(form.act)
     images, eps = state.images, Noise(dict(state.eps.u), dict(state.eps.r))
     velocity = state.velocity
     b, a, size_g = dict(state.b), dict(state.a), dict(state.size_g)
@@ -192,7 +151,7 @@ def step(
         h[l] = images.Wb[l] @ row_u[l].T
         if l > 1:
             h[l] += a[l] @ (images.alpha[l - 1] * average(w[l - 1], phi[l - 1], eps.r[l - 1])).T  # A = <phi eps_r>
-        phi[l] = phi_of(h[l])
+        phi[l] = form.act.phi(h[l])
     f = average(w[L], phi[L], images.Wa[L]) / gamma0
     f0 = jnp.where(now.first & centered, f, state.f0)
     f = f - f0
@@ -209,7 +168,7 @@ def step(
         z = images.Wa[l] @ row_r[l].T
         if l < L:
             z += b[l] @ (images.alpha[l] * average(w[l + 1], g[l + 1], eps.u[l + 1])).T  # B = <g eps_u>
-        g[l] = jnp.repeat(d_of(h[l]), C, axis=1) * z
+        g[l] = jnp.repeat(form.act.d(h[l]), C, axis=1) * z
 
     Delta = jnp.zeros_like(f).at[now.batch].set(form.loss.minus_gradient(f[now.batch], now.y) / len(now.batch))
     weights = gamma0 * Delta.ravel()

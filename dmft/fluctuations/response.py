@@ -4,10 +4,18 @@ With w the weights of S paths in each of L layers and D^2 T its Hessian there,
 
     N Cov(f, f') = S sum_i (D_v_i f) (D_v_i f')          N bias f = S/2 tr D^2 f = S/2 sum_i D^2_v_i f
 
-for any orthonormal v_i that span R^(L S). Most of it lies along few directions: those of the gradients of f. A random range
-finder takes them from `num_directions` reverse passes; what is orthogonal to them is estimated without bias by `num_draws`
-random directions (Hutch++, 2010.09649). First and second derivatives along a direction come from one forward pass, for all
-outputs, points and times together.
+for any orthonormal v_i that span R^(L S). Most of the first lies along few directions: those of the gradients of f. A random
+range finder takes them from `num_directions` reverse passes; what is orthogonal to them is estimated without bias by `num_draws`
+random directions (Hutch++, 2010.09649).
+
+Both derivatives along v are central differences between marches of the weights 1 +- e v, for all outputs, points and times
+together: no derivative of phi' is taken. Where phi' jumps, a shift of h by d carries the share density x d of the paths across the
+jump, and from there on each goes the way of the other side, however far. Derivatives path by path know nothing of that,
+differences between averages do, with noise for how many paths happen to cross. So steps are large there, and a second difference
+of half the size takes away the error of order e^2. Reverse passes leave those paths out: they choose directions and nothing else.
+
+G itself is out of reach there. Paths at h < 0 stay where those at h > 0 are moved away, so that from the first step on the density
+of h jumps where phi' does, and <phi'(h)^2 ...> has one derivative for shifts to the right and another one for those to the left.
 """
 
 from __future__ import annotations
@@ -32,6 +40,15 @@ from widthwise import Problem
 FIRST_RANK = 16
 """Functions per basis that are tried first; what does not suffice is doubled."""
 
+STEP, STEP_ACROSS = 0.01, 0.15
+"""Of differences along gradients, in standard deviations of networks of width one: without and with jumps of phi' to cross."""
+
+DRAWN, DRAWN_ACROSS = 0.1, 1.0
+"""Of those along random directions, in weights of paths."""
+
+MOST = 0.9
+"""Largest change of a weight where functions enter bases: these are orthonormal under positive weights only."""
+
 
 class Setting(NamedTuple):
     """What is compiled in."""
@@ -42,62 +59,6 @@ class Setting(NamedTuple):
     shown: int
     num_directions: int
     num_draws: int
-    second: bool
-
-
-def functional_of(setting: Setting, physics: Physics, noise: Noise, steps: Now, plan: Plan, w: Layers) -> Seen:
-    """f and kernels as functions of the weights of the paths."""
-    kept = {"num_kept": setting.num_kept, "shown": setting.shown}
-    return functional.train(setting.form, physics, w, noise, steps, plan, centered=setting.centered, **kept)
-
-
-@partial(jax.jit, static_argnames="setting")
-def gradients(
-    setting: Setting, physics: Physics, noise: Noise, steps: Now, plan: Plan, key: Array
-) -> Float[Array, "directions layers paths"]:
-    """Gradients of random combinations of outputs, made orthonormal: three of f to one of kernels (the first to f alone)."""
-    T = partial(functional_of, setting, physics, noise, steps, plan)
-    L, S = setting.form.L, len(noise.r[setting.form.L])
-
-    def combination(w: Float[Array, "layers paths"], key: Array, of_kernels: Array) -> Array:
-        seen = T({l: w[l - 1] for l in range(1, L + 1)})
-        keys = jax.random.split(key, 3)
-        omega = [jax.random.normal(k, x.shape) for k, x in zip(keys, seen, strict=True)]
-        f, Phi, G = (jnp.vdot(o, x) for o, x in zip(omega, seen, strict=True))
-        return jnp.where(of_kernels, Phi + G, f)
-
-    def one(arguments: tuple) -> Array:
-        return jax.grad(combination)(jnp.ones((L, S)), *arguments)
-
-    n = setting.num_directions
-    of_kernels = (jnp.arange(n) % 4 == 3) & (setting.num_kept > 0)
-    found = jax.lax.map(one, (jax.random.split(key, n), of_kernels)).reshape(n, -1)
-    found = found / jnp.linalg.norm(found, axis=1, keepdims=True)
-    return jnp.linalg.qr(found.T)[0].T.reshape(n, L, S)
-
-
-@partial(jax.jit, static_argnames="setting")
-def along(
-    setting: Setting, physics: Physics, noise: Noise, steps: Now, plan: Plan, v: Float[Array, "directions layers paths"]
-) -> tuple[Seen, Seen, Seen]:
-    """f, its first and its second derivatives along each direction."""
-    T = partial(functional_of, setting, physics, noise, steps, plan)
-
-    def one(v: Float[Array, "layers paths"]) -> tuple[Seen, Seen, Seen]:
-        def at(e: Array) -> Seen:
-            return T({l + 1: 1.0 + e * v[l] for l in range(len(v))})
-
-        def slope(e: Array) -> tuple[Seen, Seen]:
-            return jax.jvp(at, (e,), (jnp.ones(()),))
-
-        zero, unit = jnp.zeros(()), jnp.ones(())
-        if not setting.second:
-            value, first = slope(zero)
-            return value, first, jax.tree.map(jnp.zeros_like, first)
-        (value, first), (_, second) = jax.jvp(slope, (zero,), (unit,))
-        return value, first, second
-
-    return jax.lax.map(one, v)
 
 
 class Response(NamedTuple):
@@ -117,17 +78,88 @@ class Replica(NamedTuple):
     plan: Plan
 
 
+def functional_of(setting: Setting, physics: Physics, noise: Noise, steps: Now, plan: Plan, w: Layers) -> Seen:
+    """f and kernels as functions of the weights of the paths."""
+    kept = {"num_kept": setting.num_kept, "shown": setting.shown}
+    return functional.train(setting.form, physics, w, noise, steps, plan, centered=setting.centered, **kept)
+
+
+@partial(jax.jit, static_argnames="setting")
+def gradients(
+    setting: Setting, physics: Physics, noise: Noise, steps: Now, plan: Plan, key: Array
+) -> Float[Array, "directions layers paths"]:
+    """Gradients of random combinations of outputs, made orthonormal: three of f to one of kernels (the first to f alone).
+
+    Where weights must stay positive along them, the few paths that weigh most are cut to size.
+    """
+    T = partial(functional_of, setting, physics, noise, steps, plan)
+    L, S, kinked = setting.form.L, len(noise.r[setting.form.L]), functional.jumps(setting.form.act)
+
+    def combination(w: Float[Array, "layers paths"], key: Array, of_kernels: Array) -> Array:
+        seen = T({l: w[l - 1] for l in range(1, L + 1)})
+        keys = jax.random.split(key, 3)
+        omega = [jax.random.normal(k, x.shape) for k, x in zip(keys, seen, strict=True)]
+        f, Phi, G = (jnp.vdot(o, x) for o, x in zip(omega, seen, strict=True))
+        return jnp.where(of_kernels, Phi if kinked else Phi + G, f)
+
+    def one(arguments: tuple) -> Array:
+        return jax.grad(combination)(jnp.ones((L, S)), *arguments)
+
+    n = setting.num_directions
+    of_kernels = (jnp.arange(n) % 4 == 3) & (setting.num_kept > 0)
+    found = jax.lax.map(one, (jax.random.split(key, n), of_kernels)).reshape(n, -1)
+    found = found / jnp.sqrt(jnp.mean(found**2, axis=1, keepdims=True))
+    if L > 1 and kinked:
+        found = jnp.clip(found, -MOST / STEP_ACROSS, MOST / STEP_ACROSS)
+    return jnp.linalg.qr(found.T)[0].T.reshape(n, L, S)
+
+
+@partial(jax.jit, static_argnames="setting")
+def marches(
+    setting: Setting, physics: Physics, noise: Noise, steps: Now, plan: Plan, v: Float[Array, "directions layers paths"]
+) -> Seen:
+    """f and kernels of paths of the weights 1 + v."""
+    T = partial(functional_of, setting, physics, noise, steps, plan)
+    return jax.lax.map(lambda v: T({l + 1: 1 + v[l] for l in range(len(v))}), v)
+
+
+def differences(
+    setting: Setting, replica: Replica, v: Float[Array, "directions layers paths"], e: Float[Array, "directions"], middle: Seen
+) -> tuple[Seen, Seen]:
+    """(T(1 + e v) - T(1 - e v)) / 2e and (T(1 + e v) - 2 T(1) + T(1 - e v)) / e^2 along each direction."""
+    step = e[:, None, None] * v
+    above, below = marches(setting, *replica, step), marches(setting, *replica, -step)
+
+    def over(x: Array, e: Array) -> np.ndarray:
+        return np.asarray(x / e.reshape(-1, *[1] * (x.ndim - 1)))
+
+    first = jax.tree.map(lambda a, b: over(a - b, 2 * e), above, below)
+    return first, jax.tree.map(lambda a, m, b: over(a - 2 * m + b, e**2), above, middle, below)
+
+
 def respond(setting: Setting, replica: Replica, key: Array) -> Response:
     """First and second derivatives, summed over all paths."""
     first, second = jax.random.split(key)
     V = gradients(setting, *replica, first)
-    k, m, S = len(V), setting.num_draws, V.shape[-1]
-    draws = jax.random.normal(second, (m, *V.shape[1:]))
+    k, m, (L, S), kinked = len(V), setting.num_draws, V.shape[1:], functional.jumps(setting.form.act)
+    draws = jax.random.rademacher(second, (m, L, S), V.dtype)
     draws = draws - jnp.einsum("ik,kls->ils", jnp.einsum("ils,kls->ik", draws, V), V)
-    value, slope, curvature = jax.tree.map(np.asarray, along(setting, *replica, jnp.concatenate([V, draws])))
-    share = S * np.concatenate([np.ones(k), np.full(m, 1 / max(m, 1))])
+    V = np.sqrt(S) * V
+    limit = marches(setting, *replica, jnp.zeros((1, L, S)))
+
+    def size(v: Array, step: float) -> Array:
+        return jnp.minimum(step, MOST / jnp.abs(v).max((1, 2))) if L > 1 else jnp.full(len(v), step)
+
+    e = size(V, STEP_ACROSS if kinked else STEP)
+    along = differences(setting, replica, V, e, limit)
+    if kinked:
+        along = jax.tree.map(lambda half, x: (4 * half - x) / 3, differences(setting, replica, V, e / 2, limit), along)
+    across = differences(setting, replica, draws, size(draws, DRAWN_ACROSS if kinked else DRAWN), limit)
+    slope, curvature = jax.tree.map(lambda *x: np.concatenate(x), along, across)
+    share = np.concatenate([np.ones(k), np.full(m, S / max(m, 1))])
     rows = jax.tree.map(lambda x: np.sqrt(share).reshape(-1, *[1] * (x.ndim - 1)) * x, slope)
-    return Response(jax.tree.map(lambda x: x[0], value), rows, jax.tree.map(lambda x: np.tensordot(share, x, 1) / 2, curvature))
+    bias = jax.tree.map(lambda x: np.tensordot(share, x, 1) / 2, curvature)
+    return Response(jax.tree.map(lambda x: np.asarray(x[0]), limit), rows, bias)
 
 
 def replicas(

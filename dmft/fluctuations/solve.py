@@ -54,11 +54,11 @@ def fluctuations(
             3 / sqrt(paths times replicas).
         num_replicas: independent replicas, whose spread is the error bar; two or more.
         tol: as in `March`; by default 1e-3, where phi' jumps 1e-2.
-        bias: whether to compute the bias too, which takes second derivatives; by default wherever it can be. Where phi' jumps
-            (ReLU) it can with one hidden layer, and not that of G: <phi'^2> has no second derivative path by path.
+        bias: whether to compute the bias too; by default wherever it can be. Where phi' jumps (ReLU) it can with one hidden layer.
+            Of G neither variance nor bias has an expansion in 1/N there, and both are None.
         num_directions: gradients that span most of the variance; each takes a backward pass.
-        num_draws: random directions for the rest, which the variance hardly needs, and the bias does; by default 128 with one
-            hidden layer, else 32 (8 without bias).
+        num_draws: random directions for the rest; by default 64, but num_paths / 8 for the bias of two or more hidden layers. What
+            these add to its error does not depend on the number of paths.
         seed: of the paths.
         save_kernels: steps whose kernels are looked at; by default the first and the last.
         progress: show a bar (in a terminal).
@@ -80,21 +80,22 @@ def fluctuations(
     bias = (L == 1 or not kinked) if bias is None else check.flag("bias", bias)
     if bias and kinked and L > 1:
         raise ValueError(
-            f"the bias of {L} hidden layers needs a second derivative of <phi'^2>, and phi' of {act.name} jumps: pass "
-            "bias=False, or a smooth activation."
+            f"the bias of {L} hidden layers is lost in noise where phi' jumps, as that of {act.name} does: pass bias=False, or "
+            "a smooth activation."
         )
     num_paths = (4096 if L == 1 else 1024) if num_paths is None else num_paths
     if check.count("num_paths", num_paths, least=16) % 4:
         raise ValueError(f"num_paths must be a multiple of 4, got {num_paths}.")
     check.count("num_replicas", num_replicas, "Their spread is the error bar.", least=2, most=check.MANY)
     check.count("num_directions", num_directions, most=L * num_paths)
-    draws = ((128 if L == 1 else 32) if bias else 8) if num_draws is None else num_draws
+    enough = max(num_paths // 8, 32) if bias and L > 1 else 64
+    draws = enough if num_draws is None else num_draws
     check.count("num_draws", draws, least=0, most=check.MANY)
     steps = chosen_steps(problem.training.num_steps, save_kernels)
     fields = (num_replicas, num_paths, 2 * L, problem.training.num_steps + 1, problem.task.num_points)
     room_for(fields, "fields", "Lower num_paths or num_replicas.")
     shown = problem.task.num_train if problem.training.online else 0
-    setting = Setting(Form.of(problem), problem.parameterization.centered, len(steps), shown, num_directions, draws, bias)
+    setting = Setting(Form.of(problem), problem.parameterization.centered, len(steps), shown, num_directions, draws)
     began = time.perf_counter()
     with float64():
         tol = (1e-2 if kinked else 1e-3) if tol is None else check.positive("tol", tol)
@@ -111,7 +112,7 @@ def fluctuations(
         "seconds": time.perf_counter() - began,
     }
     method = f"dmft.fluctuations(num_paths={num_paths}, num_replicas={num_replicas}, tol={tol:g})"
-    return _assembled(problem, responses, steps, stats, provenance(problem, method, seed))
+    return _assembled(problem, responses, steps, bias, stats, provenance(problem, method, seed))
 
 
 def _in_turn(setting: Setting, given: list[Replica], seed: int, progress: bool) -> Iterable[Response]:
@@ -138,28 +139,30 @@ def _assembled(
     problem: Problem,
     responses: list[Response],
     steps: Int[np.ndarray, "kept"],
+    with_bias: bool,
     stats: dict[str, Any],
     known: dict[str, Any],
 ) -> Fluctuations:
     """The three Results."""
     limit, rows, bias = (_stacked([getattr(r, part) for r in responses]) for part in ("limit", "rows", "bias"))
-    if jumps(problem.architecture.activation):
-        bias["G"] = None
     variance = {name: (x**2).sum(1) for name, x in rows.items()}
+    if jumps(problem.architecture.activation):
+        del rows["G"]
+        variance["G"] = bias["G"] = None
     losses = _losses(problem, limit["f"], rows["f"], bias["f"])
     parts = ("limit", "N times the variance over seeds", "N times the bias")
     first = problem.task.num_train if problem.training.online else 0
 
     def shown(x: dict[str, Any]) -> dict[str, Any]:
         f = x["f"][..., first:, :]
-        return {"f": f[..., 0] if problem.task.y.ndim == 1 else f, "Phi": x["Phi"], "G": x["G"]}
+        return x | {"f": f[..., 0] if problem.task.y.ndim == 1 else f}
 
     def result(name: str, x: dict[str, Any], losses: dict[str, np.ndarray]) -> Result:
         runs = Trajectory.of(np.arange(problem.training.num_steps + 1), steps, shown(x) | losses)
         return Result(problem, Estimate.of(runs), Status(True, f"{name}, {len(responses)} replicas"), stats, known)
 
     results = [result(*part) for part in zip(parts, (limit, variance, bias), losses, strict=True)]
-    return Fluctuations(results[0], results[1], results[2] if bias["f"].any() else None, shown(rows))
+    return Fluctuations(results[0], results[1], results[2] if with_bias else None, shown(rows))
 
 
 def _stacked(parts: list) -> dict[str, Any]:
