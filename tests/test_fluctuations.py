@@ -110,7 +110,9 @@ def test_closed_form_with_rates_of_layers_and_noise_of_labels() -> None:
     got = theory(one_sample(1.0, True, **settings), num_paths=1024, num_replicas=8)
     assert got.bias is not None
     for change, agree in (({}, True), ({"label_noise": 0.0}, False), ({"layer_rates": [0.4, 1.6]}, False)):
-        for result, exact in zip((got.variance, got.bias), closed_form(one_sample(1.0, True, **settings | change)), strict=True):
+        for result, exact in zip(
+            (got.variance, got.bias), closed_form(one_sample(1.0, True, **settings | change)), strict=True
+        ):
             fine = []
             for name in ("f", "Phi", "G"):
                 value, error, right = (getattr(x, name) for x in (result.mean, result.sem, exact))
@@ -150,7 +152,9 @@ def test_covariance_at_the_start_grows_with_depth() -> None:
 # --- jumps of phi' ----------------------------------------------------------------------------------------------------------
 
 
-def relu_after_three_steps(gamma0: float, eta: float, x: np.ndarray, y: np.ndarray, frozen: bool, n: int = 200_000) -> np.ndarray:
+def relu_after_three_steps(
+    gamma0: float, eta: float, x: np.ndarray, y: np.ndarray, frozen: bool, n: int = 200_000
+) -> np.ndarray:
     """N Var f(3) of two-layer ReLU networks in NumPy: each neuron's own part, and responses to a shift of f(1) and of f(2).
 
     Frozen: who is on at each step does not respond, which is what derivatives path by path know.
@@ -176,7 +180,8 @@ def relu_after_three_steps(gamma0: float, eta: float, x: np.ndarray, y: np.ndarr
     for t, m in np.ndindex(2, P):
         e = np.zeros((4, P))
         e[t + 1, m] = 0.05
-        slopes = [(run(s * e, on if frozen else None)[0][2] - run(-s * e, on if frozen else None)[0][2]) / (0.1 * s) for s in (1, 0.5)]
+        held = on if frozen else None
+        slopes = [(run(s * e, held)[0][2] - run(-s * e, held)[0][2]) / (0.1 * s) for s in (1, 0.5)]
         influence = influence + np.outer(own[t][:, m] - f[t, m], (4 * slopes[1] - slopes[0]) / 3)
     return (influence**2).mean(0)
 
@@ -185,7 +190,7 @@ def test_paths_that_cross_a_jump() -> None:
     """ReLU, where paths that cross the kink carry a tenth of N Var f: with them it is right, without (the twin) it is not."""
     x, y = np.sqrt(2) * np.array([[1, 0], [0.5, np.sqrt(0.75)]]), np.array([1.0, -1.0])
     p = Problem(MLP(1, "relu"), Parameterization(gamma0=2.0), tasks.Task(x, y), GradientDescent(1.0, 3))
-    got = theory(p, num_replicas=8, bias=False).variance
+    got = theory(p, num_paths=8192, num_replicas=8, bias=False).variance
     for frozen, agree in ((False, True), (True, False)):
         right = relu_after_three_steps(2.0, 1.0, x, y, frozen)
         assert agree == bool((np.abs(got.mean.f[3] - right) < 4 * got.sem.f[3] + 0.01 * right).all())
@@ -195,8 +200,8 @@ def test_covariance_at_the_start_of_a_relu_network() -> None:
     """N Cov(Phi^l, Phi^m) at one point of |x|^2 = D: <phi^4> - <phi^2>^2 = 5/4 in layer 1, of which layer 2 has a quarter,
     and a quarter more of its own (5/16); Phi^2 = <phi^2>^2 moves by half of what Phi^1 does."""
     p = Problem(MLP(2, "relu"), Parameterization(), tasks.Task(np.ones((1, 4)), np.ones(1)), GradientDescent(0.01, 1))
-    got = theory(p, num_paths=1024, num_replicas=8, num_draws=8, save_kernels=(0,))
-    np.testing.assert_allclose(got.covariance("Phi", "Phi").reshape(2, 2), [[5 / 4, 5 / 8], [5 / 8, 5 / 8]], rtol=0.12)
+    got = theory(p, num_paths=1024, num_replicas=8, num_directions=8, num_draws=32, save_kernels=(0,))
+    np.testing.assert_allclose(got.covariance("Phi", "Phi").reshape(2, 2), [[5 / 4, 5 / 8], [5 / 8, 5 / 8]], rtol=0.2)
 
 
 def test_kernels_of_gradients_have_no_expansion_where_phi_prime_jumps() -> None:
@@ -205,7 +210,7 @@ def test_kernels_of_gradients_have_no_expansion_where_phi_prime_jumps() -> None:
     assert got.limit.mean.G is not None
     assert got.variance.mean.G is None
     assert got.bias.mean.G is None
-    with pytest.raises(ValueError, match=r"one of f, Phi .*\bG\b"):
+    with pytest.raises(ValueError, match="no expansion"):
         got.covariance("f", "G")
     assert theory(problem("tanh", num_steps=2), num_paths=256, num_draws=4, num_directions=4).variance.mean.G is not None
 
@@ -304,12 +309,40 @@ def test_terms_beyond_1_over_n_are_not_taken_for_a_wrong_theory() -> None:
     def made(N: int, n: int = 4096) -> Result:
         z = rng.standard_normal(n) * np.sqrt((1 + 300 / N**2) / N)
         more = {name: getattr(limit, name) + np.multiply.outer(z, np.sqrt(getattr(S, name))) for name in ("f", "Phi", "G")}
-        samples = dataclasses.replace(expected.limit.samples, **more)
-        return dataclasses.replace(expected.limit, trajectory=Estimate.of(samples))
+        trajectory = Estimate.of(dataclasses.replace(expected.limit.samples, **more))
+        return dataclasses.replace(expected.limit, trajectory=trajectory, stats={"width": N})
 
     nets = {N: made(N) for N in (16, 32, 64, 128)}
     assert compare.deviations(expected, nets)
     assert not compare.deviations(expected, {N: nets[N] for N in (16, 32, 64)})
+
+
+def test_terms_beyond_1_over_n_are_not_taken_for_a_wrong_bias() -> None:
+    """Made ensembles, N bias x = B (1 + 30 / N), with little scatter: three widths tell the last term, two do not."""
+    expected = theory(problem("tanh", 1), num_paths=2048)
+    assert expected.bias is not None
+
+    def scaled(result: Result, factor: float) -> Result:
+        x = result.samples
+        return dataclasses.replace(
+            result, trajectory=Estimate.of(dataclasses.replace(x, f=factor * x.f, Phi=factor * x.Phi, G=factor * x.G))
+        )
+
+    expected = dataclasses.replace(expected, variance=scaled(expected.variance, 1e-4))
+    rng, limit, S, B = np.random.default_rng(0), expected.limit.mean, expected.variance.mean, expected.bias.mean
+
+    def made(N: int, n: int = 1024) -> Result:
+        z = rng.standard_normal(n) / np.sqrt(N)
+        more = {
+            x: getattr(limit, x) + getattr(B, x) * (1 + 30 / N) / N + np.multiply.outer(z, np.sqrt(getattr(S, x)))
+            for x in ("f", "Phi", "G")
+        }
+        trajectory = Estimate.of(dataclasses.replace(expected.limit.samples, **more))
+        return dataclasses.replace(expected.limit, trajectory=trajectory, stats={"width": N})
+
+    nets = {N: made(N) for N in (64, 128, 256)}
+    assert compare.deviations(expected, nets)
+    assert not compare.deviations(expected, {N: nets[N] for N in (64, 128)})
 
 
 SLOW = {
@@ -376,6 +409,13 @@ def test_saved_and_read_again(tmp_path: Any) -> None:
     assert str(again) == str(got)
     with pytest.raises(ValueError, match="holds no fluctuations"):
         Fluctuations.load(tmp_path)
+    dataclasses.replace(got, bias=None).save(tmp_path / "theory")  # nothing of the older one is left
+    assert Fluctuations.load(tmp_path / "theory").bias is None
+    got.save(tmp_path / "theory")
+    theory(one_sample(1.2, True), num_paths=64, num_replicas=2, bias=False).limit.save(tmp_path / "theory" / "limit.npz")
+    with pytest.raises(ValueError, match="of different problems"):
+        Fluctuations.load(tmp_path / "theory")
+    got.save(tmp_path / "theory")
     rows = tmp_path / "theory" / "rows.npz"
     rows.write_bytes(rows.read_bytes()[:200])
     with pytest.raises(ValueError, match=r"rows\.npz is not a file of arrays or is damaged"):

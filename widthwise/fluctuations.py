@@ -26,11 +26,13 @@ class Fluctuations:
 
     Attributes:
         limit: f, losses and kernels at infinite width.
-        variance: N Var of f, Phi and G, entry by entry. Its `loss` is what the variance adds to the loss of one network,
-            times N: mean over samples of 1/2 tr(l'' N Var f); ensembles take it away.
+        variance: N Var of f, Phi and G, entry by entry (where phi' jumps, as that of ReLU does, G is None). Its `loss` is what
+            the variance adds to the loss of one network, times N: mean over samples of 1/2 tr(l'' N Var f); ensembles take it
+            away.
         bias: N (<x_N> - x) of f, Phi and G; None if it was not asked for. Its `loss` is what the bias adds to the loss of a
             network, and of any ensemble, times N: mean over samples of l' N bias f.
-        rows: (replicas, n, ...) arrays by name, "f", "Phi", "G": N Cov(x, y) = sum over n of rows_x rows_y, mean over replicas.
+        rows: (replicas, n, ...) arrays by name, "f", "Phi" and, unless phi' jumps, "G": N Cov(x, y) = sum over n of
+            rows_x rows_y, mean over replicas.
 
     Example:
         >>> import dmft
@@ -50,9 +52,14 @@ class Fluctuations:
 
     @checked
     def covariance(self, a: str, b: str) -> Float[np.ndarray, "..."]:
-        """N Cov between any two of "f", "Phi" and "G": axes of a, then those of b."""
+        """N Cov between any two of "f", "Phi" and "G": axes of a, then those of b.
+
+        Raises:
+            ValueError: another name, or G where phi' jumps.
+        """
         for name in (a, b):
-            check.choice("name", name, tuple(self.rows))
+            if check.choice("name", name, ("f", "Phi", "G")) not in self.rows:
+                raise ValueError(f"{name} has no expansion in 1/N where phi' jumps: take f and Phi, or a smooth activation.")
         x, y = self.rows[a], self.rows[b]
         R = len(x)
         flat = x.reshape(R * x.shape[1], -1).T @ y.reshape(R * y.shape[1], -1) / R
@@ -75,11 +82,14 @@ class Fluctuations:
 
     @checked
     def save(self, folder: str | os.PathLike[str]) -> None:
-        """Write limit.npz, variance.npz, bias.npz (Results each) and rows.npz into a folder."""
+        """Write limit.npz, variance.npz, bias.npz (Results each) and rows.npz into a folder, for those that are there."""
         path = Path(folder)
         path.mkdir(parents=True, exist_ok=True)
-        for name in ("limit", "variance", "bias"):
-            if (result := getattr(self, name)) is not None:
+        parts = {name: getattr(self, name) for name in ("limit", "variance", "bias")}
+        for name in ("rows", *parts):  # first: a run that is killed below leaves no mixture
+            (path / f"{name}.npz").unlink(missing_ok=True)
+        for name, result in parts.items():
+            if result is not None:
                 result.save(path / f"{name}.npz")
         write_arrays(path / "rows.npz", self.rows)
 
@@ -89,13 +99,17 @@ class Fluctuations:
         """Read what `save` wrote; `settings` as for `Result.load`.
 
         Raises:
-            ValueError: the folder does not hold it, or a file there is damaged.
+            ValueError: the folder does not hold it, a file there is damaged, or they are of different problems.
         """
         path = Path(folder)
         there = {name: path / f"{name}.npz" for name in ("limit", "variance", "bias")}
         parts = {name: Result.load(file, **settings) if file.exists() else None for name, file in there.items()}
         if parts["limit"] is None or parts["variance"] is None or not (path / "rows.npz").exists():
             raise ValueError(f"{path} holds no fluctuations: limit.npz, variance.npz and rows.npz are expected there.")
+        if len({result.problem.fingerprint() for result in parts.values() if result is not None}) > 1:
+            raise ValueError(
+                f"the files in {path} are of different problems: compute them again, or save each into its own folder."
+            )
         return Fluctuations(parts["limit"], parts["variance"], parts["bias"], load_arrays(path / "rows.npz"))
 
     def __str__(self) -> str:

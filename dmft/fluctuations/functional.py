@@ -37,6 +37,7 @@ from widthwise.training import move
 
 Layers = dict[int, Array]
 
+
 class Plan(NamedTuple):
     """Where new functions come from: a one at (t, m, k) says that function k is born at step t, from point (or field) m.
 

@@ -5,17 +5,19 @@ With w the weights of S paths in each of L layers and D^2 T its Hessian there,
     N Cov(f, f') = S sum_i (D_v_i f) (D_v_i f')          N bias f = S/2 tr D^2 f = S/2 sum_i D^2_v_i f
 
 for any orthonormal v_i that span R^(L S). Most of the first lies along few directions: those of the gradients of f. A random
-range finder takes them from `num_directions` reverse passes; what is orthogonal to them is estimated without bias by `num_draws`
-random directions (Hutch++, 2010.09649).
+range finder takes them from `num_directions` reverse passes; what is orthogonal to them is estimated without bias by
+`num_draws` random directions (Hutch++, 2010.09649).
 
 Both derivatives along v are central differences between marches of the weights 1 +- e v, for all outputs, points and times
-together: no derivative of phi' is taken. Where phi' jumps, a shift of h by d carries the share density x d of the paths across the
-jump, and from there on each goes the way of the other side, however far. Derivatives path by path know nothing of that,
-differences between averages do, with noise for how many paths happen to cross. So steps are large there, and a second difference
-of half the size takes away the error of order e^2. Reverse passes leave those paths out: they choose directions and nothing else.
+together: no derivative of phi' is taken. Where phi' jumps, a shift of h by d carries the share density x d of the paths
+across the jump, and from there on each goes the way of the other side, however far. Derivatives path by path know nothing of
+that, differences between averages do, with noise for how many paths happen to cross. So steps are large there, and a second
+difference of half the size takes away the error of order e^2. Reverse passes leave those paths out: they choose directions
+and nothing else.
 
-G itself is out of reach there. Paths at h < 0 stay where those at h > 0 are moved away, so that from the first step on the density
-of h jumps where phi' does, and <phi'(h)^2 ...> has one derivative for shifts to the right and another one for those to the left.
+G itself is out of reach there. Paths at h < 0 stay where those at h > 0 are moved away, so that from the first step on the
+density of h jumps where phi' does, and <phi'(h)^2 ...> has one derivative for shifts to the right and another one for those
+to the left.
 """
 
 from __future__ import annotations

@@ -54,11 +54,11 @@ def fluctuations(
             3 / sqrt(paths times replicas).
         num_replicas: independent replicas, whose spread is the error bar; two or more.
         tol: as in `March`; by default 1e-3, where phi' jumps 1e-2.
-        bias: whether to compute the bias too; by default wherever it can be. Where phi' jumps (ReLU) it can with one hidden layer.
-            Of G neither variance nor bias has an expansion in 1/N there, and both are None.
+        bias: whether to compute the bias too; by default wherever it can be. Where phi' jumps (ReLU) it can with one hidden
+            layer. Of G neither variance nor bias has an expansion in 1/N there, and both are None.
         num_directions: gradients that span most of the variance; each takes a backward pass.
-        num_draws: random directions for the rest; by default 64, but num_paths / 8 for the bias of two or more hidden layers. What
-            these add to its error does not depend on the number of paths.
+        num_draws: random directions for the rest; by default 64, but num_paths / 8 for the bias of two or more hidden layers:
+            what they add to its error falls with their number, and not with that of the paths.
         seed: of the paths.
         save_kernels: steps whose kernels are looked at; by default the first and the last.
         progress: show a bar (in a terminal).
