@@ -11,7 +11,7 @@ import numpy as np
 from jaxtyping import Float
 
 from widthwise import check
-from widthwise.checked import checked
+from widthwise.checked import Size, checked
 from widthwise.result import Result
 from widthwise.storage import load_arrays, write_arrays
 
@@ -66,7 +66,7 @@ class Fluctuations:
         return flat.reshape(*x.shape[2:], *y.shape[2:])
 
     @checked
-    def loss(self, width: int, members: float = 1, *, test: bool = False) -> Float[np.ndarray, "states"]:
+    def loss(self, width: int, members: Size = 1, *, test: bool = False) -> Float[np.ndarray, "states"]:
         """Mean loss of ensembles of so many networks of this width (outputs averaged; inf for all), to order 1/N.
 
             <L> = L + (1/N) [ <1/2 tr l'' N Var f> / members + <l' N bias f> ]
