@@ -23,6 +23,7 @@ from compare.testing import CannotTell, assert_agrees, assert_consistent_across_
 from compare.testing import problems as some_problems
 from compare.testing import spectra as some_spectra
 from compare.testing import tasks as some_tasks
+from compare.testing.consistency import welch
 from compare.testing.contrasts import Logs
 from compare.testing.scaling import LARGEST_ERROR, judge
 from compare.testing.verdict import ALPHA
@@ -345,6 +346,18 @@ def ensembles(
         loss = 0.5 * ((f - np.sin(np.arange(1.0, 5.0))) ** 2).mean(-1)
         out[N] = made(Trajectory(t, f, loss, None, np.arange(0)))
     return out
+
+
+def test_difference_of_two_means_is_welchs() -> None:
+    """Against scipy: error, degrees of freedom and p-value, of few runs with unequal variances."""
+    from scipy.stats import ttest_ind
+
+    rng = np.random.default_rng(0)
+    a, b = rng.standard_normal((5, 3)), 3 * rng.standard_normal((9, 3)) + 1
+    found, expected = welch(a, b, 0.0), ttest_ind(a, b, equal_var=False)
+    np.testing.assert_allclose(found.p_value, expected.pvalue, rtol=1e-10)
+    np.testing.assert_allclose(found.dof, expected.df, rtol=1e-10)
+    np.testing.assert_allclose(found.difference / found.error, expected.statistic, rtol=1e-10)
 
 
 def test_widths_false_alarms_and_misses() -> None:
