@@ -191,7 +191,7 @@ def stream() -> data.Stream:
 
 @cache
 def streamed() -> Problem:
-    training = GradientDescent(0.1, 2, batch_size=4, sampling="online")
+    training = GradientDescent(0.1, 2, batch_size=4)
     return Problem(MLP(1, "tanh"), MEAN, stream(), training)
 
 
