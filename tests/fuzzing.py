@@ -1,7 +1,7 @@
 """Calls of every public entry with one or two arguments that make no sense, drawn from a seed.
 
-A call may return, or raise what says in our own words what is wrong: a ValueError, TypeError, MemoryError or OSError (no such
-file) that a `raise` of the package raised. Everything else is a fault: another exception, one that came out of a library below,
+A call may return, or raise what says in our own words what is wrong: a ValueError, TypeError or MemoryError that a `raise` of
+the package raised, or an OSError that names its file. Everything else is a fault: another exception, one that came out of a library below,
 a NaN in what is returned, a call that does not end.
 
     python -m tests.fuzzing --seed 0 --calls 3000 [--only name] [--kind quick]
@@ -144,8 +144,8 @@ def judged(entry: Entry, args: dict[str, Any]) -> dict[str, Any] | None:
     except entry.expected:
         return None
     except CLEAR as error:
-        missing = isinstance(error, FileNotFoundError)  # says which, whoever raises it
-        return None if missing or ours(error) else {"fault": f"{type(error).__name__}: {short(error)}", "site": site(error)}
+        named = isinstance(error, OSError) and error.filename is not None  # says which file, whoever raises it
+        return None if named or ours(error) else {"fault": f"{type(error).__name__}: {short(error)}", "site": site(error)}
     except Exception as error:
         if traceback.extract_tb(error.__traceback__)[-1].filename == "<string>":
             return None  # a function of the user's fails in its own words

@@ -201,7 +201,9 @@ class GradientDescent:
         if self.schedule is None:
             return None
         T, given = self.num_steps, self.schedule
-        factors = [given(t) for t in range(T)] if callable(given) else given
+        factors = given
+        if callable(given):
+            factors = [check.called("schedule(t)", given, t, shape=(), cure="It takes t to a factor.") for t in range(T)]
         factors = check.array("schedule", factors, 1, "(T,)", "See widthwise.schedules.")
         if len(factors) != T:
             raise ValueError(f"schedule must have one factor per update, T = {T}; got {len(factors)}.")

@@ -42,18 +42,28 @@ class KernelMatrix:
     size: int
 
     def __call__(self, v: Vector) -> Vector:
-        out, everything = np.empty(self.size), slice(0, self.size)
-        step = max(1, BLOCK // self.size)
-        for i in range(0, self.size, step):
-            rows = slice(i, min(i + step, self.size))
-            out[rows] = self.between(rows, everything) @ v
+        n = check.count("size", self.size)
+        if np.shape(v) != (n,):
+            raise ValueError(f"v must have shape ({n},), as many numbers as there are points; got {np.shape(v)}.")
+        out = np.empty(n)
+        step = max(1, BLOCK // n)
+        for i in range(0, n, step):
+            rows = slice(i, min(i + step, n))
+            out[rows] = self._block(rows, slice(0, n)) @ v
         return out
 
     def trace(self) -> float:
         """Sum of the diagonal, exactly."""
         step = max(1, int(BLOCK**0.5) // 4)
         slices = [slice(i, min(i + step, self.size)) for i in range(0, self.size, step)]
-        return float(sum(np.trace(self.between(rows, rows)) for rows in slices))
+        return float(sum(np.trace(self._block(rows, rows)) for rows in slices))
+
+    def _block(self, rows: slice, columns: slice) -> Float[np.ndarray, "rows columns"]:
+        block = np.asarray(self.between(rows, columns))
+        shape = (rows.stop - rows.start, columns.stop - columns.start)
+        if block.shape != shape or block.dtype.kind not in "biuf":
+            raise ValueError(f"between(rows, columns) must be numbers of shape {shape} there, got {check.shown(block)}.")
+        return block
 
 
 @checked
