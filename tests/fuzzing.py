@@ -1,8 +1,8 @@
 """Calls of every public entry with one or two arguments that make no sense, drawn from a seed.
 
 A call may return, or raise what says in our own words what is wrong: a ValueError, TypeError or MemoryError that a `raise` of
-the package raised, or an OSError that names its file. Everything else is a fault: another exception, one that came out of a library below,
-a NaN in what is returned, a call that does not end.
+the package raised, or an OSError that names its file. Everything else is a fault: another exception, one that came out of a
+library below, a NaN in what is returned, a call that does not end.
 
     python -m tests.fuzzing --seed 0 --calls 3000 [--only name] [--kind quick]
 """
