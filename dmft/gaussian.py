@@ -213,7 +213,7 @@ def hermite_series(act: Activation, fields: Fields, tolerance: float = EXACT) ->
     )
     some = _sample(variances)
     error = max(error, float(np.max(_relative(squares[:, some], on_panels(act, variances[some])))))
-    if error > CONVERGED:
+    if error > max(tolerance, CONVERGED):
         return None
     rho = np.cos(fields.angle)
     kernels = np.zeros((2, *rho.shape))
