@@ -129,7 +129,7 @@ def main() -> None:
     for depth, activation, gamma0, P in [PROBLEMS[int(i)] for i in sys.argv[1:]] or PROBLEMS:
         jax.clear_caches()  # programs of many shapes fill the memory that a process may map
         p = problem(depth, activation, gamma0, P)
-        many = dmft.March(4096, 16, tol=1e-3, dtype="float32") if depth > 1 else dmft.TwoLayer(16384, 16)
+        many = dmft.March(4096, 16, dtype="float32") if depth > 1 else dmft.TwoLayer(16384, 16)
         reference = dmft.solve(p, many, seed=99, save_kernels=[], progress=False).mean.f
         mine, paths = theory(p, reference)
         theirs, strategy, off = networks(p, reference)

@@ -64,8 +64,8 @@ def to_order(
 ) -> tuple[Solution, Sampled]:
     """The solution whose error bar of f is at most rtol of f, by runs with more and more paths.
 
-    The first has few paths; its error bar tells how many more it takes. The factor's tolerance is a third of rtol, so that what
-    it cuts off stays below the error bar, and fields are in float32 unless rtol asks for more.
+    The first has few paths; its error bar tells how many more it takes. The tolerance of the factor follows the paths
+    (`March.tolerance`), unless it is given. Fields are in float32 unless rtol asks for more.
 
     Args:
         problem: what to solve.
@@ -84,8 +84,7 @@ def to_order(
     start = clock.now()
     if isinstance(method, March):
         precision: Any = "float32" if rtol > 1e-4 else "float64"
-        tol = min(1e-2, rtol / 3) if method.tol == March.tol else method.tol  # another than the default was meant
-        method = dataclasses.replace(method, tol=tol, dtype=precision)
+        method = dataclasses.replace(method, dtype=precision)
     paths, solution, said, solver = FIRST_PATHS, None, "", method
     spent: list[str] = []
     while True:

@@ -20,6 +20,9 @@ from widthwise import GradientDescent, Problem, Status, check
 from widthwise.checkpoint import remove
 from widthwise.precision import float64
 
+FINEST = 0.05
+"""tol times paths times sqrt(replicas), by default: the bias is a fifth of the error bar or less (docs/march.md)."""
+
 MOST_SUBSTEPS = 64
 """Runge-Kutta steps per recorded interval at which the search for enough of them gives up."""
 
@@ -31,7 +34,8 @@ class March:
     Args:
         num_paths: paths S per replica and layer, a multiple of 4. The error bar falls like S^-1/2 or faster, a bias like 1/S.
         num_replicas: independent replicas R; their spread is the error bar.
-        tol: rest of a kernel, relative to its size, below which no new direction is kept.
+        tol: rest of a kernel, relative to its size, below which no new direction is kept. None: small enough that this bias
+            stays below the error bar of so many paths, or as small as the paths have directions for (`tolerance`).
         dtype: of the fields; the factor is float64 always. "float32" is two to three times faster.
         substeps: Runge-Kutta steps per interval of gradient flow (`GradientDescent(flow=True)`); None doubles them until f
             changes by less than a third of its error bar, or by 1e-4 of f.
@@ -45,12 +49,12 @@ class March:
 
     Example:
         >>> March(num_paths=1024)
-        March(num_paths=1024, num_replicas=8, tol=0.001, dtype='float64', substeps=None, control_variate=True, readout='exact')
+        March(num_paths=1024, num_replicas=8, tol=None, dtype='float64', substeps=None, control_variate=True, readout='exact')
     """
 
     num_paths: int = 2048
     num_replicas: int = 8
-    tol: float = 1e-3
+    tol: float | None = None
     dtype: Literal["float32", "float64"] = "float64"
     substeps: int | None = None
     control_variate: bool = True
@@ -61,12 +65,18 @@ class March:
         if check.count("num_paths", self.num_paths, cure, least=16) % 4:
             raise ValueError(f"num_paths must be a multiple of 4, got {self.num_paths}. {cure}")
         check.count("num_replicas", self.num_replicas, "The error bar is the spread of at least two replicas.", least=2)
-        check.positive("tol", self.tol)
+        if self.tol is not None:
+            check.positive("tol", self.tol)
         check.choice("dtype", self.dtype, ("float32", "float64"))
         check.flag("control_variate", self.control_variate)
         check.choice("readout", self.readout, ("exact", "ntk_euler"))
         if self.substeps is not None:
             check.count("substeps", self.substeps, most=10**6)
+
+    @property
+    def tolerance(self) -> float:
+        """tol, or what goes with the paths: the error bar falls like S^-0.7 R^-1/2, the bias like tol^0.7."""
+        return self.tol or FINEST / (self.num_paths * self.num_replicas**0.5)
 
     def run(
         self,

@@ -58,7 +58,8 @@ class Physics(NamedTuple):
 
     Attributes:
         gamma0, bias, momentum, weight_decay, temperature: as in the Problem.
-        tol: rest of a kernel, relative to its size, below which no new direction is kept.
+        tol: rest of a kernel, relative to its size, below which no new direction is kept; `coarse` is what it rises to as the
+            basis comes to hold `widest` directions.
         start: the first of these steps; arrays over time below begin there.
         eta: (steps, L+1) learning rate of W^0 ... W^{L-1} and the readout at each state; zero at the last one.
         watched: (M, rank) input coordinates of the points where f is recorded.
@@ -75,6 +76,8 @@ class Physics(NamedTuple):
     weight_decay: Any
     temperature: Any
     tol: Any
+    coarse: Any
+    widest: Any
     start: Any
     eta: Any
     watched: Any
@@ -97,8 +100,8 @@ def along(physics: Physics, form: Form, start: int) -> Physics:
     return chunk._replace(train=physics.train[points], y=physics.y[points], batch=places)
 
 
-def physics_of(problem: Problem, tol: float, substeps: int = 1) -> Physics:
-    """The numbers of the problem."""
+def physics_of(problem: Problem, tol: float, substeps: int = 1, coarse: float | None = None, widest: float = np.inf) -> Physics:
+    """The numbers of the problem; with one tol however full the bases are, or a `coarse` one where they are full."""
     task, training, L = problem.task, problem.training, problem.architecture.depth
     root, P = input_root(problem), task.num_train
     batches = training.batches_of(P, task.num_outputs)
@@ -109,6 +112,8 @@ def physics_of(problem: Problem, tol: float, substeps: int = 1) -> Physics:
         weight_decay=np.float64(training.weight_decay),
         temperature=np.float64(training.temperature),
         tol=np.float64(tol),
+        coarse=np.float64(tol if coarse is None else max(tol, coarse)),
+        widest=np.float64(widest),
         start=np.int64(0),
         eta=np.concatenate([training.eta(L), np.zeros((1, L + 1))]),
         watched=root[P:] if training.online else root,

@@ -34,6 +34,9 @@ if TYPE_CHECKING:
 SIZES = sorted({m << k for k in range(20) for m in (8, 12)})
 """Capacities of the factors: few, so that little compiles, and close, so that little is wasted."""
 
+COARSE = 1e-3
+"""To which the tolerance rises where it is ours to choose and paths are short of directions."""
+
 CACHE = 4 * 2**20
 """Bytes of replicas that a processor is to keep close by."""
 
@@ -112,7 +115,7 @@ def run_chunk(
 
 def _nothing_seen(physics: Physics, R: int) -> Seen:
     M, C = len(physics.watched), physics.y.shape[1]
-    return Seen(jnp.full((R, CHUNK, M, C), jnp.nan), jnp.full((R, CHUNK), jnp.nan))
+    return Seen(jnp.zeros((R, CHUNK, M, C)), jnp.zeros((R, CHUNK)))  # no NaN, at which jax_debug_nans would stop
 
 
 def _run_group(
@@ -147,6 +150,10 @@ def has_room(bases: dict[int, Basis], num_functions: int, flow: bool) -> Any:
     return jnp.all(jnp.array(room)) if room else jnp.array(True)
 
 
+def bases(state: State) -> list[Basis]:
+    return [*state.b.values(), *state.a.values()]
+
+
 class Run:
     """One solve: what stays the same along it, the state, and the record."""
 
@@ -164,9 +171,9 @@ class Run:
         )
         self.controlled = method.control_variate and method.readout == "exact" and control.applies(problem, method.num_replicas)
         self.mesh = mesh_for(method.num_replicas, method.num_paths)
-        self.physics = physics_of(problem, method.tol, method.substeps or 1)
-        self.f = np.full((method.num_replicas, T + 1, M, C), np.nan)
-        self.batch_loss = np.full((method.num_replicas, T + 1), np.nan)
+        self.widest = most_directions(method.num_paths, self.form.act.odd)
+        coarse = COARSE if method.tol is None else None
+        self.physics = physics_of(problem, method.tolerance, method.substeps or 1, coarse, self.widest)
         self.kept: list[observe.Fields] = []
         self.first: observe.Start | None = None  # where update_size is to be saved
         self.K0 = np.zeros(0)  # sampled tangent kernels, for the control variate
@@ -175,8 +182,9 @@ class Run:
         self.num_gradients = observe.num_gradients(M, C, save)
         driving, looked_at = num_driving(self.form, self.physics), M * bool(self.looked_at)
         most = Rank(max(driving, looked_at), max(driving, looked_at * self.num_gradients))
-        self.widest = most_directions(method.num_paths, self.form.act.odd)
         self.require(most)
+        self.f = np.full((method.num_replicas, T + 1, M, C), np.nan)
+        self.batch_loss = np.full((method.num_replicas, T + 1), np.nan)
         self.state = self.with_room(Rank(*(min(first_room(n), self.widest) for n in most)), None)
 
     @property
@@ -215,8 +223,8 @@ class Run:
         start, before = self.t, self.reached
         chunk = along(self.physics, self.form, start)
         self.state, t, seen = run_chunk(self.form, chunk, self.state, before, int(stop), self.group())
-        for basis in (*self.state.b.values(), *self.state.a.values()):
-            if basis.e.shape[-1] == self.widest and host(basis.missed).any():
+        for basis, forgiven in zip(bases(self.state), self.forgiven, strict=True):
+            if basis.e.shape[-1] == self.widest and (host(basis.missed) > forgiven).any():
                 began = time.perf_counter()
                 _, t, _ = run_chunk(self.form, chunk, self.state, before, int(stop), self.group())  # again: it is compiled now
                 pace = (time.perf_counter() - began) / int(host(t - before).max())
@@ -341,6 +349,7 @@ class Run:
                     zeros(C) if was is None else was.beta,
                 )
             )
+        self.forgiven = [np.array(host(basis.missed)) for basis in bases(state)]  # for want of room that there is now
         return place(self.mesh, state, S)
 
     # --- stop and go on -------------------------------------------------------------------------------------------------------
@@ -375,6 +384,7 @@ class Run:
         self.reached, self.f, self.batch_loss = leaves["record"]
         template = self.state
         self.state = place(self.mesh, checkpoint.like(template, leaves["state"]), self.method.num_paths)
+        self.forgiven = [np.array(host(basis.missed)) for basis in bases(self.state)]
         look = partial(observe.fields, self.form, num_gradients=self.num_gradients)
         one = jax.eval_shape(look, self.look(), template)[1]
         kept, each = leaves.get("kept", []), len(jax.tree.leaves(one))

@@ -102,6 +102,12 @@ class Backward(NamedTuple):
     size_g: Float[Array, "layers"]
 
 
+def tolerance(physics: Physics, basis: Basis) -> Array:
+    """Relative rest that brings no new direction: `tol` up to a quarter of the directions, `coarse` from three quarters on."""
+    filled = jnp.clip(2 * basis.size / physics.widest - 0.5, 0.0, 1.0)
+    return physics.tol ** (1 - filled) * physics.coarse**filled
+
+
 def average(x: Float[Array, "paths i"], y: Float[Array, "paths k"]) -> Float[Array, "i k"]:
     """<x_i y_k> over the paths."""
     return x.T @ y / len(x)
@@ -121,7 +127,8 @@ def forward(form: Form, physics: Physics, state: State, root: Float[Array, "poin
     for l in range(1, form.L + 1):
         if l > 1:
             size = jnp.mean(phi[l - 1][:, :num_driving] ** 2)
-            b[l - 1], row = factor.extend(b[l - 1], phi[l - 1], num_driving, physics.tol * size, REPLICAS)
+            least = tolerance(physics, b[l - 1]) * size
+            b[l - 1], row = factor.extend(b[l - 1], phi[l - 1], num_driving, least, REPLICAS)
             row_u[l] = (row.at[:, 0].set(physics.bias) if form.bias else row).astype(dtype)
         h[l] = state.Wb[l] @ row_u[l].T
         if l > 1 and len(root) > num_driving:
@@ -158,7 +165,8 @@ def backward(
     for l in range(L, 0, -1):
         if l < L:
             size_g = size_g.at[l].max(jnp.mean(g[l + 1].astype(float) ** 2))
-            a[l + 1], row = factor.extend(a[l + 1], g[l + 1], num_driving, physics.tol * size_g[l], REPLICAS)
+            least = tolerance(physics, a[l + 1]) * size_g[l]
+            a[l + 1], row = factor.extend(a[l + 1], g[l + 1], num_driving, least, REPLICAS)
             row_r[l] = row.astype(dtype)
         z[l] = state.Wa[l] @ row_r[l].T
         if l < L:
