@@ -586,14 +586,15 @@ def test_eigenvalues_of_few_runs_are_unbiased_to_leading_order() -> None:
 
 
 def deformed(kind: str) -> tuple[Result, Result]:
-    """Two exact results whose kernels differ in scale, in shape, in eigenvectors, or not at all; two modes hold the target."""
+    """Two equal networks, and an exact result: their kernels differ in scale, in shape, in eigenvectors, or not at all; two
+    modes hold the target."""
     task = Task(np.eye(4), [3.0, 0.0, 4.0, 0.0])
     lam = np.array([4.0, 2.0, 1.0, 0.5])
     other, turn = {"scale": 0.8 * lam, "shape": lam * [1.0, 0.5, 1.0, 1.0]}.get(kind, lam), np.eye(4)
     if kind == "vectors":
         turn = turn[[1, 0, 2, 3]]  # the target's first part lies in mode 2 instead of mode 1
     return (
-        made((turn @ np.diag(other) @ turn.T)[None, None], task, exact=True),
+        made(np.repeat((turn @ np.diag(other) @ turn.T)[None, None], 2, axis=0), task),
         made(np.diag(lam)[None, None], task, exact=True),
     )
 
