@@ -71,7 +71,8 @@ class Loss:
             if y.ndim < 2 or y.shape[1] < 2:
                 raise ValueError(f"{where}loss='cross_entropy' needs targets (P, C), C >= 2. {ONE_HOT}")
             if (y < 0).any() or not np.allclose(y.sum(-1), 1.0):
-                raise ValueError(f"{where}loss='cross_entropy' needs rows of probabilities: not negative, with sum 1. {ONE_HOT}")
+                needed = "rows of probabilities: not negative, with sum 1"
+                raise ValueError(f"{where}loss='cross_entropy' needs {needed}. {ONE_HOT}")
 
 
 def _over_samples(function: Callable[..., Array], f: Any, y: Any) -> Array:
