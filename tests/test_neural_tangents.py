@@ -29,9 +29,9 @@ def changes():
         yield "jax_enable_x64"
     yield from {"tensorflow", "tf2jax"} & set(sys.modules)
 
-import dmft.gaussian
-assert "neural_tangents" not in sys.modules, "import dmft.gaussian loads neural_tangents"
-dmft.gaussian.nt.stax.Relu
+from dmft import neural_tangents as nt
+assert "neural_tangents" not in sys.modules, "import dmft loads neural_tangents"
+nt.stax.Relu
 assert "neural_tangents" in sys.modules
 print(*changes(), sep=",")
 jax.random.KeyArray = jax.Array
