@@ -21,7 +21,7 @@ from widthwise.checkpoint import remove
 from widthwise.precision import float64
 
 FINEST = 0.05
-"""tol times paths times sqrt(replicas), by default: the bias is a fifth of the error bar or less (docs/march.md)."""
+"""tol times paths times sqrt(replicas), by default: for tanh the bias is a fifth of the error bar or less (docs/march.md)."""
 
 MOST_SUBSTEPS = 64
 """Runge-Kutta steps per recorded interval at which the search for enough of them gives up."""

@@ -7,6 +7,7 @@ each width have draws of their own.
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import NamedTuple
 
 import matplotlib.pyplot as plt
@@ -80,7 +81,8 @@ def numbers(data: Data) -> list[Number]:
         fit = compare.width_scaling(_wide(nets)).variance_fit
         verdict = compare.deviations(theory, nets)
         late = verdict["N bias f late"]
-        twice = compare.deviations(theory, {2 * N: net for N, net in nets.items()})
+        doubled = {2 * N: replace(net, stats=net.stats | {"width": 2 * N}) for N, net in nets.items()}
+        twice = compare.deviations(theory, doubled)
         out += [
             Number(f"depth {depth}: exponent of the variance", *exponent(fit)),
             Number(f"depth {depth}: p of variance and bias of all points and steps", verdict.p_value),

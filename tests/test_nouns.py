@@ -614,3 +614,12 @@ def test_odd_data_works(name: str, run: str) -> None:
         assert result.mean.test_loss is None
     if name == "a sample of zeros":  # h = 0 at every layer, and phi(0) = 0 here
         np.testing.assert_allclose(f[:, 0], 0.0, atol=1e-12)
+
+
+@pytest.mark.parametrize("name", sorted(NAMED))
+def test_activations_keep_the_precision_of_their_fields(name: str) -> None:
+    """float32 in, float32 out, where float64 is on too: a march of float32 paths carries them along."""
+    act, h = NAMED[name], np.linspace(-1, 1, 4)
+    with float64():
+        for dtype in (jnp.float32, jnp.float64):
+            assert {act.phi(jnp.asarray(h, dtype)).dtype, act.d(jnp.asarray(h, dtype)).dtype} == {jnp.dtype(dtype)}

@@ -58,7 +58,7 @@ def _relu(h: jax.Array) -> jax.Array:
 
 
 def _erf_d(h: jax.Array) -> jax.Array:
-    return 2.0 / np.sqrt(np.pi) * jnp.exp(-h * h)
+    return float(2.0 / np.sqrt(np.pi)) * jnp.exp(-h * h)  # a float, not NumPy's, keeps the precision of h
 
 
 def _erf_of_gelu(h: jax.Array) -> jax.Array:
