@@ -24,6 +24,7 @@ import numpy as np
 from jaxtyping import Float
 
 from dmft import site
+from dmft.gaussian import RESOLVED
 from dmft.lazy import Lazy, TangentKernel, train
 from dmft.physics import Form, Physics
 from dmft.site import REPLICAS, Layers, State
@@ -40,10 +41,8 @@ LEAST_REPLICAS = 4
 MOST_POINTS = 1024
 """A kernel of more points costs as much as the march."""
 
-RESOLVED = 1e-6
-"""Relative error that the exact kernel may have; MOST_NODES of quadrature may go into it where there is no series."""
-
 MOST_NODES = 64
+"""Of quadrature, for the exact kernel where there is no series; it is used if its error is at most RESOLVED."""
 
 MEMORY = 4
 """Steps for which a correction that failed is not trusted again: by chance alone the spread falls now and then."""

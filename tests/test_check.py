@@ -14,6 +14,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
+from tests.fuzzing import Hostile
 from widthwise import GradientDescent, check, tasks
 
 NUMBERS = [
@@ -49,21 +50,6 @@ NO_NUMBERS = [
     ...,
     lambda: 2,
 ]
-
-
-class Hostile:
-    """An object that objects to being looked at."""
-
-    def __repr__(self) -> str:
-        raise RuntimeError("no repr")
-
-    def __array__(self, dtype: Any = None, copy: Any = None) -> np.ndarray:
-        raise KeyError("no array")
-
-    def __eq__(self, other: object) -> bool:
-        raise RuntimeError("no comparison")
-
-    __hash__ = None  # type: ignore[assignment]
 
 
 @pytest.mark.parametrize("value", NUMBERS, ids=repr)

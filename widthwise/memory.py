@@ -43,8 +43,8 @@ def room_for(shape: tuple[int, ...], what: str, cure: str) -> None:
 
 def room(needed: int | float, what: str, cure: str) -> None:
     """`require` for arrays of numpy, which are the machine's; it starts no device, and lets little pass without a look."""
-    if needed > LITTLE and needed > (free := machine_bytes()):
-        raise MemoryError(f"{what} needs about {needed / 2**30:.3g} GiB, {free / 2**30:.3g} GiB are free. {cure}")
+    if needed > LITTLE:
+        _fits(needed, machine_bytes(), what, cure)
 
 
 def require(needed: int | float, what: str, cure: str, allowed: float | None = None) -> None:
@@ -61,6 +61,9 @@ def require(needed: int | float, what: str, cure: str, allowed: float | None = N
             f"{what} needs about {needed / 2**30:.3g} GiB, memory={allowed:g} allows {allowed / 2**30:.3g} GiB. {cure} "
             "Or raise memory."
         )
-    free = available_bytes()
+    _fits(needed, available_bytes(), what, cure)
+
+
+def _fits(needed: int | float, free: int, what: str, cure: str) -> None:
     if needed > free:
         raise MemoryError(f"{what} needs about {needed / 2**30:.3g} GiB, {free / 2**30:.3g} GiB are free. {cure}")

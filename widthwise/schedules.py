@@ -31,7 +31,7 @@ def cosine(num_steps: int, *, warmup_steps: int = 0, final: float = 0.0) -> Floa
         [1.0, 0.854, 0.5, 0.146]
     """
     rise = warmup(num_steps, warmup_steps)
-    past = np.maximum(np.arange(num_steps) - warmup_steps, 0) / max(num_steps - warmup_steps, 1)
+    past = _past(num_steps, warmup_steps)
     final = check.at_least_zero("final", final)
     return rise * (final + (1 - final) * (1 + np.cos(np.pi * past)) / 2)
 
@@ -45,7 +45,7 @@ def linear(num_steps: int, *, warmup_steps: int = 0, final: float = 0.0) -> Floa
         [1.0, 0.75, 0.5, 0.25]
     """
     rise = warmup(num_steps, warmup_steps)
-    past = np.maximum(np.arange(num_steps) - warmup_steps, 0) / max(num_steps - warmup_steps, 1)
+    past = _past(num_steps, warmup_steps)
     return rise * (1 + (check.at_least_zero("final", final) - 1) * past)
 
 
@@ -65,3 +65,8 @@ def steps(num_steps: int, at: list[int], factor: float = 0.1) -> Float[np.ndarra
 def _possible(num_steps: int, columns: int = 1) -> int:
     room((40 + columns) * check.count("num_steps", num_steps), f"a schedule of {num_steps} steps", "Take fewer.")
     return num_steps
+
+
+def _past(num_steps: int, warmup_steps: int) -> Float[np.ndarray, "updates"]:
+    """The share of the updates after the warm-up that lies behind each update."""
+    return np.maximum(np.arange(num_steps) - warmup_steps, 0) / max(num_steps - warmup_steps, 1)
