@@ -179,6 +179,18 @@ def test_an_array_that_says_it_is_shorter(tmp_path: Path) -> None:
             read(path)
 
 
+def test_an_end_of_zeros_is_not_that_of_an_empty_archive(tmp_path: Path) -> None:
+    path = of_arrays(tmp_path)
+    whole = path.read_bytes()
+    path.write_bytes(whole[:-18] + bytes(18))
+    with np.load(path) as file:
+        assert not file.files
+    with pytest.raises(ValueError, match=r"contents must be at byte 0, got 802"):
+        storage.load_arrays(path)
+    storage.write_arrays(path, {})  # negative twin
+    assert storage.load_arrays(path) == {}
+
+
 def test_archives_that_numpy_did_not_write_like_this(tmp_path: Path) -> None:
     path = of_arrays(tmp_path)
     with np.load(path) as file:

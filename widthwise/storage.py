@@ -273,13 +273,15 @@ def _archive(file: IO[bytes]) -> zipfile.ZipFile:
     end = file.read(22)
     if len(end) < 22 or end[:4] != b"PK\x05\x06":
         raise ValueError("it does not end as an archive of arrays does")
-    _, _, _, count, length, _, comment = struct.unpack("<4H2LH", end[4:])
+    _, _, _, count, length, at, comment = struct.unpack("<4H2LH", end[4:])
     if comment or length > MOST_CONTENTS:
         raise ValueError("its table of contents is none")
     archive = zipfile.ZipFile(file)
     members = archive.infolist()
     if count != min(len(members), 0xFFFF) or len({info.filename for info in members}) < len(members):
         raise ValueError(f"its table of contents must name {count} arrays, got {len(members)}")
+    if at != min(archive.start_dir, 0xFFFFFFFF):  # an end of zeros would be that of an empty archive after other bytes
+        raise ValueError(f"its table of contents must be at byte {at}, got {archive.start_dir}")
     if any(info.compress_type != zipfile.ZIP_STORED for info in members) or sum(info.file_size for info in members) > size:
         raise ValueError("its arrays must be stored as they are, not compressed")
     return archive
