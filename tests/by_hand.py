@@ -300,7 +300,9 @@ def precision(dtype: str) -> AbstractContextManager:
     """A context in which JAX computes in this precision."""
     if hasattr(jax, "enable_x64"):
         return jax.enable_x64(dtype == "float64")
-    return jax.experimental.enable_x64(dtype == "float64")  # before JAX 0.8
+    from jax.experimental import enable_x64  # type: ignore[attr-defined]  # before JAX 0.8
+
+    return enable_x64(dtype == "float64")
 
 
 def draw(network: Network, rng: np.random.Generator, width: int, sample: Shape, num_outputs: int) -> Weights:
