@@ -93,9 +93,13 @@ def one_sample(gamma0: float, centered: bool, **training: Any) -> Problem:
     return Problem(MLP(1, "linear"), Parameterization(gamma0=gamma0, centered=centered), task, rule)
 
 
+ONE_SAMPLE = {"num_paths": 1024, "num_replicas": 8, "num_directions": 8, "num_draws": 0}
+"""Of more directions nothing more comes: f and kernels are functions of three averages."""
+
+
 @pytest.mark.parametrize("centered", [True, False])
 def test_two_layer_linear_closed_form(centered: bool) -> None:
-    got = theory(one_sample(1.0, centered), num_paths=1024, num_replicas=8)
+    got = theory(one_sample(1.0, centered), **ONE_SAMPLE)
     assert got.bias is not None
     for gamma0, agree in ((1.0, True), (1.2, False)):
         for result, exact in zip((got.variance, got.bias), closed_form(one_sample(gamma0, centered)), strict=True):
@@ -107,7 +111,7 @@ def test_two_layer_linear_closed_form(centered: bool) -> None:
 def test_closed_form_with_rates_of_layers_and_noise_of_labels() -> None:
     """The three matter: the closed form without noise, or with the rates of the layers swapped, does not agree."""
     settings: dict[str, Any] = {"layer_rates": [1.6, 0.4], "label_noise": 0.7}
-    got = theory(one_sample(1.0, True, **settings), num_paths=1024, num_replicas=8)
+    got = theory(one_sample(1.0, True, **settings), **ONE_SAMPLE)
     assert got.bias is not None
     for change, agree in (({}, True), ({"label_noise": 0.0}, False), ({"layer_rates": [0.4, 1.6]}, False)):
         for result, exact in zip(
@@ -186,11 +190,24 @@ def relu_after_three_steps(
     return (influence**2).mean(0)
 
 
+def no_expansion_of_G(got: Fluctuations) -> None:
+    """Where phi' jumps, and there alone."""
+    assert got.bias is not None
+    assert got.limit.mean.G is not None
+    assert got.variance.mean.G is None
+    assert got.bias.mean.G is None
+    with pytest.raises(ValueError, match="no expansion"):
+        got.covariance("f", "G")
+    assert theory(problem("tanh", 1), num_paths=2048).variance.mean.G is not None
+
+
 def test_paths_that_cross_a_jump() -> None:
     """ReLU, where paths that cross the kink carry a tenth of N Var f: with them it is right, without (the twin) it is not."""
     x, y = np.sqrt(2) * np.array([[1, 0], [0.5, np.sqrt(0.75)]]), np.array([1.0, -1.0])
     p = Problem(MLP(1, "relu"), Parameterization(gamma0=2.0), tasks.Task(x, y), GradientDescent(1.0, 3))
-    got = theory(p, num_paths=8192, num_replicas=8, bias=False).variance
+    whole = theory(p, num_paths=8192, num_replicas=8)
+    no_expansion_of_G(whole)
+    got = whole.variance
     for frozen, agree in ((False, True), (True, False)):
         right = relu_after_three_steps(2.0, 1.0, x, y, frozen)
         assert agree == bool((np.abs(got.mean.f[3] - right) < 4 * got.sem.f[3] + 0.01 * right).all())
@@ -202,17 +219,6 @@ def test_covariance_at_the_start_of_a_relu_network() -> None:
     p = Problem(MLP(2, "relu"), Parameterization(), tasks.Task(np.ones((1, 4)), np.ones(1)), GradientDescent(0.01, 1))
     got = theory(p, num_paths=1024, num_replicas=8, num_directions=8, num_draws=32, save_kernels=(0,))
     np.testing.assert_allclose(got.covariance("Phi", "Phi").reshape(2, 2), [[5 / 4, 5 / 8], [5 / 8, 5 / 8]], rtol=0.2)
-
-
-def test_kernels_of_gradients_have_no_expansion_where_phi_prime_jumps() -> None:
-    got = theory(problem("relu", num_steps=2), num_paths=256, num_draws=4, num_directions=4)
-    assert got.bias is not None
-    assert got.limit.mean.G is not None
-    assert got.variance.mean.G is None
-    assert got.bias.mean.G is None
-    with pytest.raises(ValueError, match="no expansion"):
-        got.covariance("f", "G")
-    assert theory(problem("tanh", num_steps=2), num_paths=256, num_draws=4, num_directions=4).variance.mean.G is not None
 
 
 def test_differences_are_derivatives() -> None:
@@ -230,7 +236,7 @@ def test_differences_are_derivatives() -> None:
             return jax.jvp(at, (e,), (jnp.ones(()),))[1]
 
         first, second = jax.jit(lambda e: jax.jvp(slope, (e,), (jnp.ones(()),)))(jnp.zeros(()))
-        middle = response.marches(setting, *replica, 0 * v)
+        middle = response.marches(setting, response.Replica(*replica), 0 * v)
         for x, exact in zip(response.differences(setting, replica, v, jnp.array([0.02]), middle), (first, second), strict=True):
             for name in ("f", "Phi", "G"):
                 value, right = np.asarray(getattr(x, name)[0]), np.asarray(getattr(exact, name))
@@ -366,7 +372,8 @@ def test_theory_predicts_ensembles_of_every_kind(case: str) -> None:
     verdict = compare.deviations(theory(p, **settings), nets)
     assert verdict, str(verdict)
     g = p.parameterization.gamma0
-    twins = [p.replace(parameterization=Parameterization(gamma0=factor * g)) for factor in (0.8, 1.2)]
+    factors = (0.8, 1.2) if g >= 1 else (0.5, 2.0)  # a fifth changes N Var f of nearly lazy ReLU networks by 3 %, G is not seen
+    twins = [p.replace(parameterization=Parameterization(gamma0=factor * g)) for factor in factors]
     assert not all(compare.deviations(theory(twin, bias=False), nets) for twin in twins)
 
 
@@ -381,7 +388,7 @@ def test_classes_batches_and_momentum() -> None:
     there = 256 * net.samples.f.var(0, ddof=1)
     ratio = (got.variance.mean.f[1:] * there[1:]).sum() / (there[1:] ** 2).sum()
     assert abs(ratio - 1) < 0.06
-    wrong = theory(p.replace(training=GradientDescent(0.5, 5, "cross_entropy", batch_size=3)), num_paths=1024, bias=False)
+    wrong = theory(p.replace(momentum=0.1), num_paths=1024, bias=False)
     assert abs((wrong.variance.mean.f[1:] * there[1:]).sum() / (there[1:] ** 2).sum() - 1) > 0.12
 
 
@@ -398,10 +405,12 @@ def test_losses_at_finite_width() -> None:
     np.testing.assert_allclose(single[t], net.mean.loss[t], atol=4 * net.sem.loss[t].max())
     np.testing.assert_allclose(ensemble[t], ((y - mean) ** 2).mean(1)[t] / 2, atol=4 * net.sem.loss[t].max())
     assert (np.abs(single - got.limit.mean.loss)[3:9] > 4 * net.sem.loss[3:9]).any()
+    curvature = got.variance.mean.f[:, :4].mean(1) / 2  # of the square, exactly; twice that is less than the networks can tell
+    np.testing.assert_allclose(got.variance.mean.loss, curvature, rtol=1e-9)
 
 
 def test_saved_and_read_again(tmp_path: Any) -> None:
-    got = theory(one_sample(1.0, True), num_paths=1024, num_replicas=8)
+    got = theory(one_sample(1.0, True), **ONE_SAMPLE)
     got.save(tmp_path / "theory")
     again = Fluctuations.load(tmp_path / "theory")
     np.testing.assert_array_equal(again.variance.mean.f, got.variance.mean.f)
@@ -412,7 +421,7 @@ def test_saved_and_read_again(tmp_path: Any) -> None:
     dataclasses.replace(got, bias=None).save(tmp_path / "theory")  # nothing of the older one is left
     assert Fluctuations.load(tmp_path / "theory").bias is None
     got.save(tmp_path / "theory")
-    theory(one_sample(1.2, True), num_paths=64, num_replicas=2, bias=False).limit.save(tmp_path / "theory" / "limit.npz")
+    dataclasses.replace(got.limit, problem=one_sample(1.2, True)).save(tmp_path / "theory" / "limit.npz")
     with pytest.raises(ValueError, match="of different problems"):
         Fluctuations.load(tmp_path / "theory")
     got.save(tmp_path / "theory")
@@ -452,4 +461,5 @@ def test_streams() -> None:
     np.testing.assert_allclose(got.variance.mean.f[1:], there, atol=0.15 * there.max())  # four errors of 2048 seeds
     np.testing.assert_allclose(got.limit.mean.loss, net.mean.loss, atol=4 * net.sem.loss.max() + 0.01)
     other = p.replace(task=tasks.sphere(24, 3, input_dim=8, seed=1))
-    assert np.abs(theory(other, num_paths=1024, bias=False).variance.mean.f[1:] - there).max() > 0.3 * there.max()
+    wrong = theory(other, num_paths=1024, bias=False, save_kernels=())
+    assert np.abs(wrong.variance.mean.f[1:] - there).max() > 0.3 * there.max()

@@ -117,12 +117,14 @@ def gradients(
 
 
 @partial(jax.jit, static_argnames="setting")
-def marches(
-    setting: Setting, physics: Physics, noise: Noise, steps: Now, plan: Plan, v: Float[Array, "directions layers paths"]
-) -> Seen:
+def march(setting: Setting, physics: Physics, noise: Noise, steps: Now, plan: Plan, v: Float[Array, "layers paths"]) -> Seen:
     """f and kernels of paths of the weights 1 + v."""
-    T = partial(functional_of, setting, physics, noise, steps, plan)
-    return jax.lax.map(lambda v: T({l + 1: 1 + v[l] for l in range(len(v))}), v)
+    return functional_of(setting, physics, noise, steps, plan, {l + 1: 1 + v[l] for l in range(len(v))})
+
+
+def marches(setting: Setting, replica: Replica, v: Float[Array, "directions layers paths"]) -> Seen:
+    """One march for each direction, by one program however many they are."""
+    return jax.tree.map(lambda *x: np.stack(x), *(march(setting, *replica, one) for one in np.asarray(v)))
 
 
 def differences(
@@ -130,7 +132,7 @@ def differences(
 ) -> tuple[Seen, Seen]:
     """(T(1 + e v) - T(1 - e v)) / 2e and (T(1 + e v) - 2 T(1) + T(1 - e v)) / e^2 along each direction."""
     step = e[:, None, None] * v
-    above, below = marches(setting, *replica, step), marches(setting, *replica, -step)
+    above, below = marches(setting, replica, step), marches(setting, replica, -step)
 
     def over(x: Array, e: Array) -> np.ndarray:
         return np.asarray(x / e.reshape(-1, *[1] * (x.ndim - 1)))
@@ -147,7 +149,7 @@ def respond(setting: Setting, replica: Replica, key: Array) -> Response:
     draws = jax.random.rademacher(second, (m, L, S), V.dtype)
     draws = draws - jnp.einsum("ik,kls->ils", jnp.einsum("ils,kls->ik", draws, V), V)
     V = np.sqrt(S) * V
-    limit = marches(setting, *replica, jnp.zeros((1, L, S)))
+    limit = marches(setting, replica, jnp.zeros((1, L, S)))
 
     def size(v: Array, step: float) -> Array:
         return jnp.minimum(step, MOST / jnp.abs(v).max((1, 2))) if L > 1 else jnp.full(len(v), step)
@@ -156,8 +158,10 @@ def respond(setting: Setting, replica: Replica, key: Array) -> Response:
     along = differences(setting, replica, V, e, limit)
     if kinked:
         along = jax.tree.map(lambda half, x: (4 * half - x) / 3, differences(setting, replica, V, e / 2, limit), along)
-    across = differences(setting, replica, draws, size(draws, DRAWN_ACROSS if kinked else DRAWN), limit)
-    slope, curvature = jax.tree.map(lambda *x: np.concatenate(x), along, across)
+    parts = [along]
+    if m:
+        parts.append(differences(setting, replica, draws, size(draws, DRAWN_ACROSS if kinked else DRAWN), limit))
+    slope, curvature = jax.tree.map(lambda *x: np.concatenate(x), *parts)
     share = np.concatenate([np.ones(k), np.full(m, S / max(m, 1))])
     rows = jax.tree.map(lambda x: np.sqrt(share).reshape(-1, *[1] * (x.ndim - 1)) * x, slope)
     bias = jax.tree.map(lambda x: np.tensordot(share, x, 1) / 2, curvature)
