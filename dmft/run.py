@@ -25,7 +25,7 @@ from dmft.noise import num_images, white_noise
 from dmft.physics import CHUNK, Form, Physics, along, physics_of
 from dmft.sharding import mesh_for, place
 from dmft.site import REPLICAS, Layers, Seen, State, Velocity
-from widthwise import Estimate, Problem, Status, checkpoint, memory
+from widthwise import Estimate, Problem, Status, Trajectory, checkpoint, memory
 from widthwise.sharding import agreed, host
 
 if TYPE_CHECKING:
@@ -404,23 +404,37 @@ class Run:
 
     def require(self, capacity: Rank) -> None:
         """ValueError if the paths cannot span the directions, MemoryError if memory does not hold them."""
-        form, problem, S, R = self.form, self.problem, self.method.num_paths, self.method.num_replicas
-        L, M, K, C = form.L, problem.num_watched, len(self.kernel_steps), problem.task.num_outputs
-        T, B = problem.training.num_steps, self.physics.batch.shape[1]
-        rank_in = self.physics.watched.shape[1]
-        if (most := max(rank_in, C, *(capacity if L > 1 else ()))) > self.widest:
+        S, R, K, M = self.method.num_paths, self.method.num_replicas, len(self.kernel_steps), self.problem.num_watched
+        rank_in, C = self.physics.watched.shape[1], self.problem.task.num_outputs
+        if (most := max(rank_in, C, *(capacity if self.form.L > 1 else ()))) > self.widest:
             self.too_few_paths(most)
-        number = 4 if self.method.dtype == "float32" else 8
-        images_and_noise = (L - 1) * sum(capacity) * (3 + form.momentum) + (rank_in + C) * (1 + form.momentum)
-        fields = L * (4 * (M + B * (not form.full_batch)) + 3 * B) + 2 * (1 + self.num_gradients) * K * L * M
-        kernels = 8 * R * 2 * L * (K * M) ** 2
-        outputs = 8 * 4 * R * (T + 1) * (M * C + 1)
-        copies = 5 if form.flow else 2
         memory.require(
-            number * R * S * (copies * images_and_noise + fields) / len(jax.devices()) + kernels + outputs,
-            f"dmft.solve with {R} x {S} paths, {M} points and ranks {tuple(capacity)}",
-            "Lower March(num_paths=, num_replicas=), keep kernels at fewer steps, or raise tol.",
+            self.bytes_of(capacity, S, R, K),
+            f"dmft.solve with {R} x {S} paths, {M} points, kernels at {K} steps and ranks {tuple(capacity)}",
+            memory.cure_among(
+                memory.Way(
+                    "March(num_paths={})", S, S * most // max(self.widest, 1), lambda S: self.bytes_of(capacity, S, R, K), 4
+                ),
+                memory.Way("March(num_replicas={})", R, 2, lambda R: self.bytes_of(capacity, S, R, K)),
+                memory.Way("Keeping kernels at {} of the steps", K, 1, lambda K: self.bytes_of(capacity, S, R, K)),
+                otherwise="Lower March(num_paths=, num_replicas=), keep kernels at fewer steps, or raise tol.",
+            ),
         )
+
+    def bytes_of(self, capacity: Rank, S: int, R: int, K: int) -> float:
+        """What R x S paths with bases of this capacity take, and kernels at K steps, at the worst moment."""
+        form, training, M, C = self.form, self.problem.training, self.problem.num_watched, self.problem.task.num_outputs
+        L, T, B = form.L, training.num_steps, self.physics.batch.shape[1]
+        number = 4 if self.method.dtype == "float32" else 8
+        images_and_noise = (L - 1) * sum(capacity) * (3 + form.momentum) + (self.physics.watched.shape[1] + C) * (
+            1 + form.momentum
+        )
+        fields = L * (4 * (M + B * (not form.full_batch)) + 3 * B) + 2 * (1 + self.num_gradients) * K * L * M
+        fields += 2 * K * L * M * len({*self.save} & {*Trajectory.UNAVERAGED})
+        kernels = 5 * L * (K * M) ** 2 + ("sharpness" in self.save) * (2 * L + 4) * K * (M * C) ** 2
+        outputs = 4 * (T + 1) * (M * C + 1)
+        copies = 3 if form.flow else 2
+        return number * R * S * (copies * images_and_noise + fields) / len(jax.devices()) + 8 * R * (kernels + outputs)
 
     def loss_so_far(self) -> str:
         """Loss and error bar at the last step done, for the progress bar."""

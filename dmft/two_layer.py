@@ -190,18 +190,29 @@ class TwoLayer:
         return Solution(estimate, status, {"paths": S, "replicas": R})
 
     def _require(self, problem: Problem, S: int, R: int, K: int, save: tuple[str, ...]) -> None:
-        training, M, C = problem.training, problem.num_watched, problem.task.num_outputs
-        B = problem.task.num_train if training.batch_size is None else training.batch_size
-        rank = min(problem.task.num_points, problem.task.input_dim + 1)
-        states = (10 if training.flow else 4) + K
-        paths = R * S * ((rank + C) * states + 4 * (M + B) + K * M * (4 + C) + K * M * (1 + C) * (len({*save} & {"h", "z"})))
-        outputs = R * ((training.num_steps + 1) * M * C * 4 + 6 * (K * M) ** 2)
-        outputs += R * K * (M * C) ** 2 * 4 if "sharpness" in save else 0
         memory.require(
-            8.0 * (paths + outputs),
-            f"dmft.TwoLayer with {R} x {S} particles, {M} points and kernels at {K} steps",
-            "Lower TwoLayer(num_paths=, num_replicas=), keep kernels at fewer steps, or use fewer points.",
+            self._bytes(problem, S, R, K, save),
+            f"dmft.TwoLayer with {R} x {S} particles, {problem.num_watched} points and kernels at {K} steps",
+            memory.cure_among(
+                memory.Way("TwoLayer(num_paths={})", self.num_paths, 16, lambda S: self._bytes(problem, S, R, K, save), 4),
+                memory.Way("TwoLayer(num_replicas={})", R, 2, lambda R: self._bytes(problem, S, R, K, save)),
+                memory.Way("Keeping kernels at {} of the steps", K, 1, lambda K: self._bytes(problem, S, R, K, save)),
+                otherwise="Lower TwoLayer(num_paths=, num_replicas=), keep kernels at fewer steps, or use fewer points.",
+            ),
         )
+
+    def _bytes(self, problem: Problem, S: int, R: int, K: int, save: tuple[str, ...]) -> float:
+        """What R x S particles take: as they move, or as they are looked at, which is in float64."""
+        training, M, C = problem.training, problem.num_watched, problem.task.num_outputs
+        rank = min(problem.task.num_points, problem.task.input_dim + (problem.architecture.bias > 0))
+        B = 0 if training.full_batch else problem.task.num_train if training.batch_size is None else training.batch_size
+        moving = (rank + C) * ((20 if training.flow else 4) + K) + 4 * (M + B)
+        looking = (rank + C) * (K + 1) + M + K * M * (2 + 3 * C)
+        looking += K * M * (2 * C * ("sharpness" in save) + 2 * len({*save} & {*Trajectory.UNAVERAGED}))
+        number = 4 if self.dtype == "float32" else 8
+        outputs = 7 * (training.num_steps + 1) * M * C + 5 * (K * M) ** 2
+        outputs += 4 * K * (M * C) ** 2 * ("sharpness" in save)
+        return float(R * S * max(number * moving, 8 * looking) + 8 * R * outputs)
 
 
 def _tangent_kernels(

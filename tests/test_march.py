@@ -327,9 +327,9 @@ def test_bad_settings() -> None:
         dmft.solve(p.replace(kind="ntk"), March())
     with pytest.raises(ValueError, match=r"0 \.\.\. 8"):
         solve(p, save_kernels=[9])
-    with pytest.raises(MemoryError, match="Lower March"):
+    with pytest.raises(MemoryError, match=r"Lower March|would take"):
         solve(p, March(num_paths=2**34))
-    with pytest.raises(MemoryError, match="Lower March"):
+    with pytest.raises(MemoryError, match=r"Lower March|would take"):
         solve(p.replace(num_steps=10**11))
     with pytest.raises(ValueError, match=r"use method=Lazy\(\)"):
         solve(p.replace(gamma0=1e-120))
