@@ -44,6 +44,9 @@ CONVERGED = 1e-8
 RESOLVED = 1e-6
 """Relative error that an average may have; more nodes are not tried where the most allowed would not get there."""
 
+LARGE = 1e4
+"""|x|^2 / D above which the scale of the inputs is to blame if averages are not resolved; order one is meant."""
+
 SAMPLES, FINE, WIDEST = 16, 0.04, 32.0
 """Variances at which averages over one field are integrated again on panels of width FINE, up to |h| = WIDEST (`on_panels`)."""
 
@@ -125,6 +128,17 @@ def averages(act: Activation, fields: Fields, max_nodes: int, tolerance: float =
     if act == NAMED.get(act.name) and act.name in CLOSED_FORM:
         return Averages(*CLOSED_FORM[act.name](fields), 0.0)
     return hermite_series(act, fields, tolerance) or quadrature(act, fields, max_nodes, tolerance)
+
+
+def unresolved(act: Activation, error: float, largest: float, cure: str) -> str:
+    """What to say of averages with an error above RESOLVED; `largest` is the largest |x|^2 / D of the inputs."""
+    cause = (
+        f"inputs have |x|^2 / D of up to {largest:.2g}, where order one is meant: standardize them (subtract the mean of every "
+        "column and divide by its standard deviation)."
+        if largest > LARGE
+        else f"which happens with a kink, a jump or a narrow feature away from zero: {cure}"
+    )
+    return f"Gaussian averages of {act.name!r} are resolved to {error:.1g} only, {cause}"
 
 
 def _linear(fields: Fields) -> tuple[Fields, Kernel]:

@@ -19,7 +19,7 @@ from dataclasses import dataclass
 import numpy as np
 from jaxtyping import Float, Int
 
-from dmft.gaussian import BATCH, CLOSED_FORM, EXACT, NODES, RESOLVED, Fields, Kernel, averages
+from dmft.gaussian import BATCH, CLOSED_FORM, EXACT, NODES, RESOLVED, Fields, Kernel, averages, unresolved
 from dmft.method import Solution, require_applies, trajectory_of
 from widthwise import Estimate, Problem, Status, check, memory
 from widthwise.activation import NAMED
@@ -34,9 +34,6 @@ SAVES = ("NTK", "eigenvalues", "sharpness")
 
 BLOCK = 2**23
 """Entries of K held in memory at a time, if training is online."""
-
-LARGE = 1e4
-"""|x|^2 / D above which the scale of the inputs is to blame if averages are not resolved; order one is meant."""
 
 
 @dataclass(frozen=True)
@@ -133,15 +130,8 @@ class Lazy:
             status = Status.of(problem, trajectory, f"solved, {T} steps")
         if not kernel.unresolved <= RESOLVED:
             largest = float((kernel.X**2).sum(1).max())
-            name = problem.architecture.activation.name
-            cause = (
-                f"inputs have |x|^2 / D of up to {largest:.2g}, where order one is meant: standardize them (subtract the "
-                "mean of every column and divide by its standard deviation)."
-                if largest > LARGE
-                else "which happens with a kink, a jump or a narrow feature away from zero: raise "
-                f"Lazy(max_nodes={self.max_nodes}), or use March at a small gamma0."
-            )
-            status = Status(False, f"Gaussian averages of {name!r} are resolved to {kernel.unresolved:.1g} only, {cause}")
+            cure = f"raise Lazy(max_nodes={self.max_nodes}), or use March at a small gamma0."
+            status = Status(False, unresolved(kernel.act, kernel.unresolved, largest, cure))
         return Solution(Estimate.exact(trajectory), status, {"seconds": time.perf_counter() - start})
 
 

@@ -17,6 +17,7 @@ import finite
 from dmft import spectra
 from finite import observe
 from widthwise import MLP, ConvNet, GradientDescent, Optax, Parameterization, Problem, ResidualMLP, Task, data, tasks
+from widthwise.checked import checked
 
 X = np.random.default_rng(0).standard_normal((12, 4))
 SIGNS = np.sign(X[:, 0])
@@ -255,7 +256,9 @@ def test_lanczos_of_a_kernel_that_is_zero() -> None:
     assert spectra.trace_of(np.square, lambda v: 0.0 * v, 6, num_probes=2).value == 0.0
 
 
-@pytest.mark.parametrize("solver", ["dmft.solve", "finite.train", "finite.sweep", "finite.coordinate_check"])
+@pytest.mark.parametrize(
+    "solver", ["dmft.solve", "dmft.fluctuations", "finite.train", "finite.sweep", "finite.coordinate_check"]
+)
 def test_inside_jit(solver: str) -> None:
     """Outside, or under a gradient that it is no part of, it runs; the message is one of ours."""
     module, name = solver.split(".")
@@ -270,6 +273,22 @@ def test_inside_jit(solver: str) -> None:
         jax.jit(loss)(1.0)
     if name == "train":
         assert jax.grad(loss)(1.0) == 2.0  # negative twin
+
+
+def test_kernels_inside_jit() -> None:
+    """Whatever is @checked says it where it needs a number; what is in closed form runs."""
+    for activation, t in (("tanh", np.zeros(1)), ("relu", None)):
+        with pytest.raises(TypeError, match=r"call it outside jax.jit|traced by JAX .* Call it outside"):
+            jax.jit(lambda x, a=activation, t=t: spectra.ntk(MLP(1, a))(x if t is None else t))(1.0)
+
+    @checked
+    def length(x: Any) -> float:
+        return float(x)
+
+    with pytest.raises(TypeError, match=r"length computes numbers as it goes .* call it outside jax.jit"):
+        jax.jit(length)(1.0)
+    assert length(1.0) == 1.0
+    assert jax.jit(lambda x: x * spectra.rbf(3, {0: 1.0}).trace)(1.0) == pytest.approx(1.0)
 
 
 @pytest.mark.slow

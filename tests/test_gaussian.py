@@ -165,6 +165,17 @@ def test_a_narrow_feature_is_seen():
     assert solve(np.array([[2.0], [1.0]]), lambda h: h + 0.5 * jnp.exp(-((h - 1) ** 2))).status.ok  # negative twin: a wide one
 
 
+def test_a_kernel_that_is_not_resolved_is_refused():
+    """The closed form of `spectra.ntk` has no status: it raises."""
+    narrow = dmft.spectra.ntk(MLP(1, bump))
+    with pytest.raises(ValueError, match=r"resolved to .* only, which happens with .* a narrow feature"):
+        narrow(np.array([0.3]))
+    wide = dmft.spectra.ntk(MLP(1, lambda h: h + 0.5 * jnp.exp(-((h - 1) ** 2))), "nngp")  # negative twin
+    x, w = np.polynomial.hermite_e.hermegauss(100)
+    phi = x + 0.5 * np.exp(-((x - 1) ** 2))
+    assert wide(np.array([0.0]))[0] == pytest.approx((w @ phi / w.sum()) ** 2, rel=1e-9)
+
+
 def test_the_scale_of_the_inputs_is_named_soon(monkeypatch):
     """A table as it is, columns from 1 to 1e6, and an activation that oscillates; 210 pairs times 512^2 nodes are not tried."""
     X, spent, pairs = rng.standard_normal((20, 5)) * [1, 10, 1e3, 1e5, 1e6], [0], gaussian._pairs

@@ -20,8 +20,10 @@ from hypothesis.extra.numpy import arrays
 
 import dmft
 import finite
-from widthwise import MLP, Activation, Adam, GradientDescent, Parameterization, Problem, Task, tasks
+from dmft.march import March
+from widthwise import MLP, Activation, Adam, GradientDescent, Loss, Parameterization, Problem, Task, tasks
 from widthwise.activation import NAMED, as_activation
+from widthwise.loss import as_loss
 from widthwise.parameterization import TABLE
 from widthwise.precision import float64
 
@@ -282,6 +284,40 @@ def test_equal_functions_compile_once(compilations: list[str]) -> None:
     assert before < anew[0] == anew[1]  # a function made anew that computes the same compiles nothing
     finite.train(a_problem(lambda h: h + 0.4 * jnp.sin(h)), **settings)  # negative twin: another function does compile
     assert len(compilations) > anew[1]
+
+
+def test_equal_losses_are_one() -> None:
+    """A loss is an argument of what is compiled, so that one made anew would compile everything anew."""
+
+    def made(power: Any) -> Loss:
+        return as_loss(lambda f, y: jnp.sum(jnp.abs(f - y) ** jnp.asarray(power)))
+
+    assert made(4.0) is made(4.0)
+    assert made([4.0]) is made([4.0])
+    assert made(4.0) != made(np.nextafter(4.0, 5.0))  # negative twins
+    assert made([4.0]) != made([np.nextafter(4.0, 5.0)])
+    assert as_loss(lambda f, y: jnp.sum((f - y) ** 2)) != as_loss(lambda f, y: jnp.mean((f - y) ** 2))
+
+
+def test_activations_keep_the_precision_of_fields() -> None:
+    """With numbers of NumPy's, which are float64 and stay it, as with Python's."""
+    root = np.sqrt(2.0)
+    own = Activation("own", lambda h: root * jnp.tanh(h), lambda h: root * (1 - jnp.tanh(h) ** 2), odd=True)
+    with float64():
+        for spec in (lambda h: root * jnp.tanh(h), own):
+            act, same = as_activation(spec), as_activation(lambda h: float(root) * jnp.tanh(h))
+            for dtype in ("float32", "float64"):
+                h = jnp.linspace(-2, 2, 9, dtype=dtype)
+                assert act.phi(h).dtype == act.d(h).dtype == dtype
+                np.testing.assert_allclose(act.phi(h), same.phi(h), rtol=1e-6)
+                np.testing.assert_allclose(act.d(h), same.d(h), rtol=1e-6)
+        assert own.phi(jnp.zeros(1, "float32")).dtype == "float64"  # negative twin
+    problem = a_problem(lambda h: root * jnp.tanh(h))
+    settings = {"num_paths": 64, "num_replicas": 2}
+    single, double = (
+        dmft.solve(problem, March(**settings, dtype=dtype), progress=False).mean.f for dtype in ("float32", "float64")
+    )
+    np.testing.assert_allclose(single, double, atol=1e-4)
 
 
 @few

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import jax
@@ -12,7 +12,8 @@ import numpy as np
 
 from widthwise import check
 from widthwise.checked import checked
-from widthwise.precision import FLOATS, computing_in
+from widthwise.precision import computing_in
+from widthwise.traced import key_of
 
 Elementwise = Callable[[jax.Array], jax.Array]
 
@@ -103,6 +104,26 @@ class _Derivative:
         return jax.jvp(self.phi, (h,), (jnp.ones_like(h),))[1]
 
 
+@dataclass(frozen=True)
+class _Cast:
+    """A function whose values have the precision of its argument; equal for equal functions."""
+
+    function: Elementwise
+
+    def __call__(self, h: jax.Array) -> jax.Array:
+        return self.function(h).astype(h.dtype)
+
+
+def _in_its_dtype(function: Elementwise) -> Elementwise:
+    """The function, or a `_Cast` if it makes float64 of float32, as one with a number of NumPy's does: np.sqrt(2.0) * h."""
+    try:
+        with computing_in("float64"):
+            made = jax.eval_shape(function, jax.ShapeDtypeStruct((), "float32")).dtype
+    except Exception:  # it fails where it is used, with the message of that place
+        return function
+    return function if made == "float32" else _Cast(function)
+
+
 def as_activation(spec: str | Elementwise | Activation) -> Activation:
     """The Activation that `spec` names or defines.
 
@@ -118,7 +139,9 @@ def as_activation(spec: str | Elementwise | Activation) -> Activation:
         True
     """
     if isinstance(spec, Activation):
-        return spec
+        both = spec.phi, spec.d
+        phi, d = both if spec in NAMED.values() else map(_in_its_dtype, both)
+        return spec if (phi, d) == both else replace(spec, phi=phi, d=d)
     if isinstance(spec, str):
         if spec not in NAMED:
             raise ValueError(
@@ -140,8 +163,9 @@ def as_activation(spec: str | Elementwise | Activation) -> Activation:
         )
     if not bool(jnp.allclose(value, alone, rtol=1e-5, atol=1e-6)):
         raise ValueError(f"activation must act on every number by itself; alone {alone!r}, in an array {value!r}. {cure}")
+    phi = _in_its_dtype(spec)
     odd = bool(jnp.allclose(value, -mirrored, rtol=1e-6, atol=1e-7))
-    return _the_one_like(Activation(getattr(spec, "__name__", "custom"), spec, _Derivative(spec), odd))
+    return _the_one_like(Activation(getattr(spec, "__name__", "custom"), phi, _Derivative(phi), odd))
 
 
 _OWN: dict[Any, Activation] = {}
@@ -150,23 +174,5 @@ _OWN: dict[Any, Activation] = {}
 
 def _the_one_like(act: Activation) -> Activation:
     """The first activation that computes the same, so that a function made anew compiles nothing anew."""
-    try:
-        texts = [trace(act, dtype) for dtype in FLOATS]
-    except Exception:  # what JAX cannot trace fails where it is used, with the message of that place
-        return act
-    key = act.name, act.odd, *((jaxpr, *((c.dtype.str, c.shape, c.tobytes()) for c in constants)) for jaxpr, constants in texts)
-    return _OWN.setdefault(key, act)
-
-
-def trace(act: Activation, dtype: str) -> tuple[str, list[np.ndarray]]:
-    """What phi and phi' compute of a number of this dtype: their jaxpr, and the constants that they close over.
-
-    Example:
-        >>> scale = 0.8
-        >>> one, other = (as_activation(lambda h: jnp.tanh(scale * h)) for _ in range(2))
-        >>> one is other
-        True
-    """
-    with computing_in(dtype), jax.disable_jit():  # inner jits are written out, so that no constant hides in them
-        closed = jax.make_jaxpr(lambda h: (act.phi(h), act.d(h)))(np.dtype(dtype).type(0.0))
-        return str(closed), [np.asarray(c) for c in closed.consts]
+    key = key_of(lambda h: (act.phi(h), act.d(h)), ())
+    return act if key is None else _OWN.setdefault((act.name, act.odd, key), act)

@@ -26,6 +26,7 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Annotated, Any, Literal, TypeVar, Union, cast, get_args, get_origin
 
+import jax
 import numpy as np
 from jaxtyping import AbstractArray, Int
 
@@ -38,6 +39,12 @@ Size = Annotated[float, "a whole number or infinite"]
 Numbers = Annotated[Any, "numbers"]
 """A number or an array of numbers of any shape; the body says which."""
 Function = TypeVar("Function", bound=Callable[..., Any])
+TRACED = (
+    jax.errors.ConcretizationTypeError,
+    jax.errors.TracerArrayConversionError,
+    jax.errors.TracerIntegerConversionError,
+)
+"""What JAX raises where a number is needed that has no value yet."""
 Sizes = dict[str, tuple[int, str]]
 """What is known of a call: letter of a shape -> size, and which argument has it."""
 
@@ -59,6 +66,7 @@ def checked(function: Function) -> Function:
 
     Raises:
         ValueError: with the name of the argument, what it must be, and what it is.
+        TypeError: inside `jax.jit`, where the function needs numbers that have no value yet.
 
     Example:
         >>> @checked
@@ -87,7 +95,11 @@ def checked(function: Function) -> Function:
         for name, value in given.arguments.items():
             if (rule := table.get(name)) is not None and value is not signature.parameters[name].default:
                 given.arguments[name] = rule.read(name, value, sizes)
-        return function(*given.args, **given.kwargs)
+        try:
+            return function(*given.args, **given.kwargs)
+        except TRACED:
+            check.outside_jit(function.__qualname__)
+            raise
 
     return cast("Function", wrapper)
 

@@ -16,7 +16,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from widthwise import check
-from widthwise.activation import NAMED, Activation, trace
+from widthwise.activation import NAMED, Activation
 from widthwise.architecture import MLP, NAMES, Architecture, ResidualMLP
 from widthwise.data import Stream
 from widthwise.loss import NAMED as LOSSES
@@ -24,6 +24,7 @@ from widthwise.loss import Loss, as_loss
 from widthwise.parameterization import Parameterization
 from widthwise.precision import float64
 from widthwise.tasks import Task
+from widthwise.traced import trace
 from widthwise.training import Adam, GradientDescent, Optax
 
 
@@ -322,5 +323,5 @@ def _activation_text(act: Activation) -> Any:
     """A named activation's name; of a user's own, the jaxpr of phi and phi' with the constants that they close over."""
     if act == NAMED.get(act.name):
         return act.name
-    jaxpr, constants = trace(act, "float64")
+    jaxpr, constants = trace(lambda h: (act.phi(h), act.d(h)), "float64", ())
     return {"name": act.name, "jaxpr": jaxpr, "constants": [c.tolist() for c in constants]}

@@ -73,7 +73,7 @@ def fluctuations(
         >>> bool((theory.variance.mean.f[1:] > 0).all()), theory.variance.trajectory.n
         (True, 4)
     """
-    check.instance("problem", problem, Problem)
+    check.outside_jit("dmft.fluctuations")
     _check_applies(problem)
     L, act = problem.architecture.depth, problem.architecture.activation
     kinked = jumps(act)

@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 from jaxtyping import Float
 
-from dmft.gaussian import Fields, averages
+from dmft.gaussian import RESOLVED, Fields, averages, unresolved
 from widthwise import MLP, Spectrum, check
 from widthwise.checked import checked
 from widthwise.precision import float64
@@ -16,6 +16,9 @@ from widthwise.trajectory import tangent_kernel
 
 NODES = 2048
 """Nodes in the angle; kernels of networks are smooth in it, kinks of relu included."""
+
+MOST_NODES = 512
+"""Nodes per direction of averages over two fields, as of `dmft.Lazy`."""
 
 UNCOUNTED = 10**30
 """More modes of a degree than a Spectrum takes."""
@@ -123,23 +126,31 @@ def ntk(architecture: MLP, kind: str = "ntk") -> Callable[[Float[np.ndarray, "no
         architecture: MLP.
         kind: "ntk", all weights are trained; or "nngp", the readout alone (Phi^L + bias^2).
 
+    Raises:
+        ValueError: by the kernel where it is called: the averages of this activation are not resolved (a narrow feature, a kink
+            away from zero).
+
     Example:
         >>> K = ntk(MLP(1, "relu"))
         >>> K(np.array([1.0])).tolist()  # <relu'^2> + <relu^2>
         [1.0]
     """
-    check.instance("architecture", architecture, MLP)
     check.choice("kind", kind, ("ntk", "nngp"))
     shift = architecture.bias**2
 
     def kernel(t: Float[np.ndarray, "nodes"]) -> Float[np.ndarray, "nodes"]:
         fields = Fields.of_cosines(check.array("t", np.atleast_1d(check.numbers("t", t)), 1, "(n,)")[:, None])
-        features, slopes = [fields.Phi], []
+        check.outside_jit("the kernel of dmft.spectra.ntk")
+        features, slopes, error = [fields.Phi], [], 0.0
         with float64():
             for _ in range(architecture.depth):
-                fields, d_d, _error = averages(architecture.activation, fields.with_bias(architecture.bias), 256)
+                fields, d_d, its_error = averages(architecture.activation, fields.with_bias(architecture.bias), MOST_NODES)
                 features.append(fields.Phi)
                 slopes.append(d_d)
+                error = max(error, its_error)
+        if not error <= RESOLVED:
+            cure = "use one that is smooth on a scale of order one."
+            raise ValueError(unresolved(architecture.activation, error, 1.0, cure))
         if kind == "nngp":
             return features[-1][:, 0] + shift
         G = np.cumprod(slopes[::-1], axis=0)[::-1]
