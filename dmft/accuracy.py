@@ -104,7 +104,7 @@ def to_order(
             break
         compiling = clock.compiling - compiled
         if refusal is not None:
-            marching = refusal.seconds
+            marching = refusal.seconds if max_seconds is not None else 0.0
         else:
             marching = max(clock.now() - began - compiling, 0.0)
             solution, solver, error = tried, method, relative_error(tried)

@@ -7,7 +7,8 @@ from __future__ import annotations
 
 import math
 import time
-from functools import lru_cache, partial
+from collections.abc import Callable
+from functools import cached_property, lru_cache, partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple, NoReturn
 
@@ -26,6 +27,7 @@ from dmft.physics import CHUNK, Form, Physics, along, physics_of
 from dmft.sharding import mesh_for, place
 from dmft.site import REPLICAS, Layers, Seen, State, Velocity
 from widthwise import Estimate, Problem, Status, Trajectory, checkpoint, memory
+from widthwise.precision import float64
 from widthwise.sharding import agreed, host
 
 if TYPE_CHECKING:
@@ -70,12 +72,16 @@ class TooFewPaths(ValueError):
     """The paths cannot span the directions that the kernels need.
 
     Attributes:
-        seconds: what a whole march with so many paths would take, or 0.0 if it could not even begin.
+        seconds: what a whole march with so many paths would take, or 0.0 if it could not even begin; measured when asked for.
     """
 
-    def __init__(self, message: str, seconds: float):
+    def __init__(self, message: str, measured: Callable[[], float]):
         super().__init__(message)
-        self.seconds = seconds
+        self._measured = measured
+
+    @cached_property
+    def seconds(self) -> float:
+        return self._measured()
 
 
 class Rank(NamedTuple):
@@ -225,15 +231,19 @@ class Run:
         self.state, t, seen = run_chunk(self.form, chunk, self.state, before, int(stop), self.group())
         for basis, forgiven in zip(bases(self.state), self.forgiven, strict=True):
             if basis.e.shape[-1] == self.widest and (host(basis.missed) > forgiven).any():
-                began = time.perf_counter()
-                _, t, _ = run_chunk(self.form, chunk, self.state, before, int(stop), self.group())  # again: it is compiled now
-                pace = (time.perf_counter() - began) / int(host(t - before).max())
-                self.too_few_paths(self.widest + 1, pace * len(self.physics.eta))
+                self.too_few_paths(self.widest + 1, partial(self.seconds_of, chunk, before, stop))
         self.reached = host(t)
         f, batch_loss = host(seen.f), host(seen.batch_loss)
         for r, (a, b) in enumerate(zip(before, self.reached, strict=True)):
             self.f[r, a:b] = f[r, a - start : b - start]
             self.batch_loss[r, a:b] = batch_loss[r, a - start : b - start]
+
+    def seconds_of(self, chunk: Physics, start: Int[np.ndarray, "R"], stop: int) -> float:
+        """Of a whole march, from a chunk that has just been marched: once more, for it is compiled now."""
+        with float64():
+            began = time.perf_counter()
+            self.state, t, _ = run_chunk(self.form, chunk, self.state, start, int(stop), self.group())
+            return (time.perf_counter() - began) / int(host(t - start).max()) * len(self.physics.eta)
 
     def group(self) -> int:
         """How many replicas go together: as many as the cache holds; on several devices, or a GPU, all."""
@@ -392,12 +402,12 @@ class Run:
         self.first = checkpoint.like(observe.Start(one.h, one.row_u), leaves["first"]) if "first" in leaves else None
         (self.K0,) = leaves["K0"]
 
-    def too_few_paths(self, most: int, seconds: float = 0.0) -> NoReturn:
+    def too_few_paths(self, most: int, measured: Callable[[], float] = float) -> NoReturn:
         images = num_images(self.form.act.odd)
         raise TooFewPaths(
             f"kernels need {most} directions or more, and {self.method.num_paths} paths in {images} mirror images are good for "
             f"{self.widest}. Raise num_paths to {2 * images * most} or more, or raise tol.",
-            seconds,
+            measured,
         )
 
     # --- memory and result ----------------------------------------------------------------------------------------------------

@@ -81,9 +81,6 @@ def solve(
         True
     """
     check.outside_jit("dmft.solve")
-    check.instance("problem", problem, Problem)
-    if method is not None:
-        check.instance("method", method, Method, f"Pass {METHODS}, or leave it out.")
     if not (isinstance(problem.architecture, MLP) and isinstance(problem.task, Task) and problem.training.optimizer is None):
         raise ValueError(
             "dmft.solve knows the limit of an MLP on a Task under gradient descent; other networks, streams and optimizers are "

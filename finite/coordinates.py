@@ -188,7 +188,6 @@ def coordinate_check(
         True
     """
     check.outside_jit("finite.coordinate_check")
-    check.instance("problem", problem, Problem)
     widths = tuple(sorted(check.count("every entry of widths", N, most=WIDEST) for N in check.sequence("widths", widths)))
     if len({*widths}) < 2:
         raise ValueError(f"widths must be at least two, to see what changes between them; got {widths}.")

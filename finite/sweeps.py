@@ -302,7 +302,6 @@ def sweep(
         ((2, 5, 2), [0, 0])
     """
     check.outside_jit("finite.sweep")
-    check.instance("problem", problem, Problem)
     grid = _rates(problem.training.eta0 * RATES if rates is None else rates)
     each_width = _sizes("widths", [widths] if isinstance(widths, int | np.integer) else widths)
     each_depth = None if depths is None else _sizes("depths", depths)

@@ -50,7 +50,7 @@ def spent(max_seconds: float | None, enough: int = 0, rtol: float = 0.02) -> tup
         clock.time += COMPILING + S / 64 * (0.5 if enough > S else 1.0)
         clock.compiling += COMPILING
         if enough > S:
-            raise TooFewPaths("kernels need 97 directions or more.", seconds=S / 64)
+            raise TooFewPaths("kernels need 97 directions or more.", lambda: S / 64)
         return answer(1 / np.sqrt(S))
 
     try:

@@ -46,7 +46,6 @@ def kernel_descent(problem: Problem, K: Numbers, kernel_steps: Numbers = None) -
         >>> kernel_descent(problem, [[1.0]])[:, 0].tolist()
         [0.0, 0.5, 0.75]
     """
-    check.instance("problem", problem, Problem)
     task, training = problem.task, problem.training
     if not isinstance(task, Task) or training.online or training.optimizer is not None:
         raise ValueError("kernel_descent trains on the points of a Task that is seen again and again, by gradient descent.")

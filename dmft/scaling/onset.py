@@ -38,7 +38,6 @@ def noisy_features(spectrum: Spectrum, feature_noise: float) -> tuple[Spectrum, 
         >>> seen.lam.tolist(), seen.power.round(6).tolist(), round(lost, 6)
         ([1.25], [3.2], 0.8)
     """
-    check.instance("spectrum", spectrum, Spectrum)
     s2 = check.at_least_zero("feature_noise", feature_noise)
     told = 1 / (1 + s2)
     power = told * spectrum.power

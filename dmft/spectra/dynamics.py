@@ -7,7 +7,7 @@ from dataclasses import dataclass
 import numpy as np
 from jaxtyping import Float
 
-from widthwise import GradientDescent, Result, Spectrum, check
+from widthwise import GradientDescent, Result, Spectrum
 from widthwise.checked import checked
 from widthwise.kernel_descent import kernel_descent
 from widthwise.kernel_spectra import ntk_of
@@ -44,8 +44,6 @@ def static_training(spectrum: Spectrum, training: GradientDescent) -> StaticTrai
         >>> static_training(Spectrum([1.0, 0.5], [1.0, 1.0]), GradientDescent(0.5, 2)).residual.tolist()
         [[1.0, 1.0], [0.5, 0.75], [0.25, 0.5625]]
     """
-    check.instance("spectrum", spectrum, Spectrum)
-    check.instance("training", training, GradientDescent)
     if training.loss.name != "mse" or not training.full_batch:
         raise ValueError("modes learn independently under full-batch training on loss='mse' alone.")
     for name in ("weight_decay", "temperature", "label_noise", "optimizer"):
