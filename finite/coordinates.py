@@ -203,6 +203,7 @@ def coordinate_check(
         probes, y = _probes(problem, num_probes)
         for N in widths:
             rounding.check_strength(problem, N, dtype, y)
+            fit.drawn(problem, N, num_seeds, probes)  # all fit, before the first is trained
         for N in tqdm(widths, "coordinate check", unit="width", disable=None if progress else True, leave=False):
             sizes = _sizes_at(problem, N, keys, probes)
             names = (*(name for name in sizes if name != "f"), "f")
@@ -215,16 +216,9 @@ def _sizes_at(
     problem: Problem, width: int, keys: Key[Array, "seeds"], probes: np.ndarray
 ) -> dict[str, tuple[Float[np.ndarray, "seeds"], Float[np.ndarray, "seeds"]]]:
     """Size and update of every field, a few networks after the other where they are large."""
-    training, form, shapes = problem.training, problem.parameterization, ensemble.shapes_of(problem)
-    program = ensemble.program_of(form, training)
-
-    def start(keys: Key[Array, "networks"]) -> ensemble.State:
-        return ensemble.start(problem.architecture, form, training, keys, width=width, **shapes)
-
-    x, _ = next(ensemble.batches(problem.task, training))
-    _, bytes_of_one = fit.sizes(start, program, probes, len(x))
-    each = fit.at_a_time(len(keys), bytes_of_one)
-    require(each * bytes_of_one, f"training {each} networks of width {width}", "Lower the widths or batch_size.")
+    training = problem.training
+    program = ensemble.program_of(problem.parameterization, training)
+    start, each = fit.drawn(problem, width, len(keys), probes)
     seen = []
     for first in range(0, len(keys), each):
         state = start(keys[first : first + each])

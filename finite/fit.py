@@ -19,7 +19,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
-from jaxtyping import Array, Int
+from jaxtyping import Array, Int, Key
 from tqdm import tqdm
 
 from finite import ensemble, observe, rounding
@@ -299,6 +299,27 @@ def _one(start: Any) -> State:
 def at_a_time(num_networks: int, bytes_of_one: int) -> int:
     """How many networks train at a time."""
     return ensemble.group_size(num_networks, CHUNK_BYTES["cpu" if jax.default_backend() == "cpu" else "gpu"] // bytes_of_one)
+
+
+def drawn(problem: Problem, width: int, num_networks: int, points: np.ndarray | None = None) -> tuple[Any, int]:
+    """A function of keys that draws networks of this width, and how many of `num_networks` train at a time.
+
+    Args:
+        points: which they are to look at, if not batches.
+
+    Raises:
+        MemoryError: so many do not fit; nothing is drawn yet.
+    """
+    training, form, shapes = problem.training, problem.parameterization, ensemble.shapes_of(problem)
+
+    def start(keys: Key[Array, "networks"]) -> ensemble.State:
+        return ensemble.start(problem.architecture, form, training, keys, width=width, **shapes)
+
+    x, _ = next(ensemble.batches(problem.task, training))
+    _, bytes_of_one = sizes(start, ensemble.program_of(form, training), x if points is None else points, len(x))
+    each = at_a_time(num_networks, bytes_of_one)
+    require(each * bytes_of_one, f"training {each} networks of width {width}", "Lower the widths or batch_size.")
+    return start, each
 
 
 def sizes(start: Any, program: Program, x: np.ndarray, batch: int) -> tuple[int, int]:

@@ -29,7 +29,6 @@ from finite.coordinates import slope_of
 from finite.keys import WIDEST, key_of
 from widthwise import Problem, check
 from widthwise.checked import checked
-from widthwise.memory import require
 from widthwise.precision import computing_in
 from widthwise.storage import read_arrays, with_suffix, write_arrays
 
@@ -275,7 +274,8 @@ def sweep(
     Networks of one width train at all rates together, from the same initial weights, on the same batches. What is compared is
     the train loss over the last steps: of a stream of fresh samples that is the test loss; of data that come again it is how
     well they are fitted. Take a task whose loss does not reach zero: where it does at many rates, none is best. A network whose
-    loss is not finite counts as infinite.
+    loss is not finite counts as infinite. With `label_noise` it is the loss that training sees, against the noisy labels: with
+    loss="mse" and C outputs larger by label_noise^2 C / 2 than `finite.train` records, at all rates alike.
 
     Args:
         problem: its eta0 in the middle of the default rates; all else (schedule, optimizer, batches) is kept.
@@ -328,6 +328,7 @@ def sweep(
         _, y = next(iter(ensemble.batches(problem.task, problem.training)))
         for case, N in cases:
             rounding.check_strength(case, N, dtype, y)
+            fit.drawn(case, N, len(grid) * num_seeds)  # all fit, before the first is trained
         losses = [_losses(case, N, grid, keys_of(N), last, bar) for case, N in bar]
     return Sweep(problem, each_width, each_depth, grid, np.stack(losses))
 
@@ -337,16 +338,8 @@ def _losses(
 ) -> Float[np.ndarray, "rates seeds"]:
     """Mean loss of the last steps at every rate and seed, a few networks at a time; infinite where it is not finite."""
     training, num_seeds = problem.training, len(keys)
-    shapes, form = ensemble.shapes_of(problem), problem.parameterization
-
-    def start(keys: Key[Array, "networks"]) -> ensemble.State:
-        return ensemble.start(problem.architecture, form, training, keys, width=width, **shapes)
-
-    x, _ = next(ensemble.batches(problem.task, training))
-    _, bytes_of_one = fit.sizes(start, ensemble.program_of(form, training), x, len(x))
     num = len(rates) * num_seeds
-    each = fit.at_a_time(num, bytes_of_one)
-    require(each * bytes_of_one, f"training {each} networks of width {width}", "Lower the widths or batch_size.")
+    start, each = fit.drawn(problem, width, num)
     count = -(-num // each)
     eta = np.outer(rates, replace(training, eta0=1.0).step_sizes)
     kept = math.ceil(last * training.num_steps)

@@ -12,6 +12,7 @@ import json
 import os
 import subprocess
 import sys
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -96,7 +97,12 @@ def in_a_process(*names: str) -> dict[str, dict[str, float]]:
     """`measured` of every name; blocks of memory go back to the system as soon as they are free."""
     few = {"OMP_NUM_THREADS": "1"} | {f"MALLOC_{name}_THRESHOLD_": "65536" for name in ("MMAP", "TRIM")}
     done = subprocess.run(
-        [sys.executable, "-m", "tests.peaks", *names], env=os.environ | few, capture_output=True, text=True, check=True
+        [sys.executable, "-m", "tests.peaks", *names],
+        cwd=Path(__file__).parent.parent,
+        env=os.environ | few,
+        capture_output=True,
+        text=True,
+        check=True,
     )
     return {name: json.loads(line) for name, line in zip(names, done.stdout.splitlines(), strict=True)}
 

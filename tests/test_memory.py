@@ -7,8 +7,10 @@ from dataclasses import replace
 import pytest
 
 import dmft
+import finite
 from dmft.march import March
 from dmft.two_layer import TwoLayer
+from finite import ensemble
 from tests import peaks
 from widthwise import MLP, GradientDescent, Parameterization, Problem, memory, tasks
 
@@ -54,3 +56,22 @@ def test_a_cure_fits(method, monkeypatch):
     with pytest.raises(MemoryError):
         dmft.solve(problem, replace(method, num_paths=2 * enough), progress=False)
     dmft.solve(problem, replace(method, num_paths=enough), progress=False)
+
+
+@pytest.mark.parametrize("entry", [finite.sweep, finite.coordinate_check])
+def test_all_widths_fit_before_the_first_is_trained(entry, monkeypatch):
+    trained = []
+
+    def train(problem, state, eta):
+        trained.append(1)
+        raise RuntimeError("it trains")
+
+    monkeypatch.setattr(ensemble, "train", train)
+    problem = Problem(MLP(2, "tanh"), Parameterization(), tasks.sphere(4, input_dim=8), GradientDescent(0.1, 1))
+    with pytest.raises(RuntimeError, match="it trains"):  # negative twin: where all fit, the first begins
+        entry(problem, widths=(8, 16), progress=False)
+    monkeypatch.setattr(memory, "available_bytes", lambda: 2**23)
+    trained.clear()
+    with pytest.raises(MemoryError, match="networks of width 2048 needs"):
+        entry(problem, widths=(8, 2048), progress=False)
+    assert not trained

@@ -426,3 +426,13 @@ def test_transfers_over_depths() -> None:
     assert not wrong.at_edge.any(), str(wrong)
     slope, error = wrong.drift
     assert slope + 2 * error < -0.5, str(wrong)
+
+
+def test_label_noise_is_in_the_losses() -> None:
+    """Networks that stand still at f = 0, targets 0: <noise^2> / 2, whose error over 4000 labels is sigma^2 / sqrt(8000)."""
+    task = Task(np.random.default_rng(0).standard_normal((200, 4)), np.zeros(200))
+    for sigma in (0.0, 2.0):
+        training = GradientDescent(1e-6, 200, batch_size=20, label_noise=sigma)
+        problem = Problem(MLP(1, "tanh"), Parameterization(), task, training)
+        found = finite.sweep(problem, rates=[1e-7, 1e-6, 1e-5], widths=8, num_seeds=2, last=1.0, progress=False).losses
+        np.testing.assert_allclose(found, sigma**2 / 2, atol=3 * sigma**2 / 8000**0.5)
