@@ -33,7 +33,7 @@ class March:
 
     Args:
         num_paths: paths S per replica and layer, a multiple of 4. The error bar falls like S^-1/2 or faster, a bias like 1/S.
-        num_replicas: independent replicas R; their spread is the error bar.
+        num_replicas: independent replicas R; their spread is the error bar, a bias included (`dmft.spread`).
         tol: rest of a kernel, relative to its size, below which no new direction is kept. None: small enough that this bias
             stays below the error bar of so many paths, or as small as the paths have directions for (`tolerance`).
         dtype: of the fields; the factor is float64 always. "float32" is two to three times faster.

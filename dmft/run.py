@@ -26,7 +26,8 @@ from dmft.noise import num_images, white_noise
 from dmft.physics import CHUNK, Form, Physics, along, physics_of
 from dmft.sharding import mesh_for, place
 from dmft.site import REPLICAS, Layers, Seen, State, Velocity
-from widthwise import Estimate, Problem, Status, Trajectory, checkpoint, memory
+from dmft.spread import solution_of
+from widthwise import Problem, Trajectory, checkpoint, memory
 from widthwise.precision import float64
 from widthwise.sharding import agreed, host
 
@@ -459,12 +460,10 @@ class Run:
         Phi, G, more = observe.saved(self.problem, self.f, self.kept, self.kernel_steps, self.save)
         batch_loss = self.batch_loss if self.form.online else None
         trajectory = trajectory_of(self.problem, self.f, self.kernel_steps, Phi, G, batch_loss, more)
-        estimate = Estimate.of(trajectory)
         stats: dict[str, Any] = {"paths": self.method.num_paths, "replicas": self.method.num_replicas}
         for name, bases in (("Phi", self.state.b), ("G", self.state.a)):
             if bases:
                 stats[f"rank {name}"] = ", ".join(str(int(host(basis.size).max())) for _, basis in sorted(bases.items()))
                 if late := sum(int(host(basis.missed).max()) for basis in bases.values()):
                     stats[f"steps that left directions of {name} to the next"] = late
-        status = Status.of(self.problem, estimate.mean, f"solved, {self.problem.training.num_steps} steps")
-        return Solution(estimate, status, stats | {"seconds": seconds})
+        return solution_of(self.problem, trajectory, stats | {"seconds": seconds})

@@ -19,6 +19,7 @@ from dmft.method import Solution, require_applies
 from dmft.noise import num_images, white_noise
 from dmft.particles import flow_of, measured
 from dmft.physics import LEAST_GAMMA0
+from dmft.spread import solution_of
 from widthwise import Estimate, Problem, Status, Trajectory, check, memory
 from widthwise.precision import float64
 from widthwise.trajectory import tangent_kernel
@@ -40,7 +41,7 @@ class TwoLayer:
 
     Args:
         num_paths: particles S per replica, a multiple of 4. The error bar falls like S^-1/2 or faster, a bias like 1/S.
-        num_replicas: independent replicas R; their spread is the error bar.
+        num_replicas: independent replicas R; their spread is the error bar, a bias included (`dmft.spread`).
         quadrature: nodes and weights instead of sampled particles: no sampling error. It takes one output, data of rank one or
             two (e.g. two samples), a smooth activation and no temperature. None: where that is so.
         control_variate: of sampled particles, as in `March`.
@@ -185,9 +186,8 @@ class TwoLayer:
         flow = flow_of(problem, watched, train, kernel_steps, particles, weights, seed)
         if self.control_variate and control.applies(problem, R):
             flow = flow._replace(f=control.corrected(problem, flow.f, _tangent_kernels(problem, watched, particles)))
-        estimate = Estimate.of(measured(problem, watched, kernel_steps, save, flow, weights))
-        status = Status.of(problem, estimate.mean, f"solved, {problem.training.num_steps} steps")
-        return Solution(estimate, status, {"paths": S, "replicas": R})
+        samples = measured(problem, watched, kernel_steps, save, flow, weights)
+        return solution_of(problem, samples, {"paths": S, "replicas": R})
 
     def _require(self, problem: Problem, S: int, R: int, K: int, save: tuple[str, ...]) -> None:
         memory.require(
