@@ -53,6 +53,7 @@ def scatter(f: Float[np.ndarray, "R states points outputs"], y: Float[np.ndarray
             size = np.minimum(size, np.sqrt([square[t // 4 : t + 1].mean() for t in range(len(square))]))
         known = np.isfinite(sd) & np.isfinite(size)
         known &= size > ROUNDING * np.max(size, where=known, initial=0.0)
+        known[0] = False  # f(0) is zero, with rounding
     sd = np.where(known, sd, 0.0)
     bias = np.divide(sd**2, size, out=np.zeros_like(sd), where=known)
     most = np.maximum.accumulate(sd)
