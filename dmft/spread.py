@@ -38,9 +38,18 @@ CURVATURE = 0.75
 ROUNDING = 1e-9
 """Outputs this small against the largest are zeros with rounding, which say nothing of scatter."""
 
+LARGEST = 1e100
+"""Scatter from which on training has diverged."""
+
 LOSSES = ("loss", "test_loss")
 
 States = Float[np.ndarray, "states"]
+
+
+def over(x: States, y: States) -> States:
+    """x / y, and 0 where that is no number."""
+    with np.errstate(all="ignore"):
+        return np.nan_to_num(x / y, nan=0.0, posinf=0.0)
 
 
 def scatter(f: Float[np.ndarray, "R states points outputs"], y: Float[np.ndarray, "points outputs"] | None) -> States:
@@ -51,13 +60,10 @@ def scatter(f: Float[np.ndarray, "R states points outputs"], y: Float[np.ndarray
         if y is not None:
             square = np.mean((mean - y) ** 2, axis=(1, 2))
             size = np.minimum(size, np.sqrt([square[t // 4 : t + 1].mean() for t in range(len(square))]))
-        known = np.isfinite(sd) & np.isfinite(size)
-        known &= size > ROUNDING * np.max(size, where=known, initial=0.0)
-        known[0] = False  # f(0) is zero, with rounding
-    sd = np.where(known, sd, 0.0)
-    bias = np.divide(sd**2, size, out=np.zeros_like(sd), where=known)
-    most = np.maximum.accumulate(sd)
-    return np.divide(np.maximum.accumulate(bias), most, out=np.zeros_like(sd), where=most > 0)
+    known = size > ROUNDING * np.max(size, where=np.isfinite(size), initial=0.0)
+    known[0] = False  # f(0) is zero, with rounding
+    sd = np.where(known & (sd < LARGEST), sd, 0.0)
+    return over(np.maximum.accumulate(sd * over(sd, size)), np.maximum.accumulate(sd))
 
 
 def scatter_of(problem: Problem, samples: Trajectory) -> States:
@@ -80,8 +86,7 @@ def widened(plain: Estimate, r: States) -> Estimate:
     def wider(name: str, sem: Float[np.ndarray, "..."]) -> Float[np.ndarray, "..."]:
         own = r
         if name in LOSSES:
-            sd, size = np.sqrt(plain.n) * sem, plain.mean[name]
-            own = np.maximum(r, np.divide(sd, size, out=np.zeros_like(sd), where=size > 0))
+            own = np.maximum(r, over(np.sqrt(plain.n) * sem, plain.mean[name]))
         at = {"step": share(own), "kept": share(own[plain.sem.kernel_steps])}
         times = [(i, at[axis]) for i, axis in enumerate(axes_of(name, sem.shape)) if axis in at]
         b = np.max(np.broadcast_arrays(*(np.expand_dims(x, [*range(1, sem.ndim - i)]) for i, x in times)), axis=0)
