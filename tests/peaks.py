@@ -22,7 +22,7 @@ STATUS, RESET = "/proc/self/status", "/proc/self/clear_refs"
 CASES: dict[str, tuple] = {  # method and its settings, depth, points, kept steps, what is saved, more of the problem
     "march": ("March", (8192, 4), 2, 8, 2, (), {"T": 2}),
     "march, kernels": ("March", (512, 2, 0.1), 1, 100, 10, ("NTK",), {"T": 10}),
-    "march, depth": ("March", (2048, 4), 4, 12, 1, (), {}),
+    "march, depth": ("March", (4096, 4), 5, 16, 1, (), {}),
     "march, replicas": ("March", (2048, 16), 2, 8, 2, (), {}),
     "march, points": ("March", (4096, 4), 2, 64, 2, (), {}),
     "march, outputs": ("March", (4096, 4), 2, 16, 3, ("sharpness",), {"C": 4}),

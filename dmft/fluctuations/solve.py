@@ -19,7 +19,7 @@ from dmft.fluctuations.response import Replica, Response, Setting, replicas, res
 from dmft.physics import LEAST_GAMMA0, Form
 from widthwise import MLP, Estimate, Fluctuations, Problem, Result, Status, Task, Trajectory, check
 from widthwise.checked import checked
-from widthwise.memory import room_for
+from widthwise.memory import require
 from widthwise.precision import float64
 from widthwise.result import provenance
 from widthwise.trajectory import chosen_steps
@@ -92,8 +92,12 @@ def fluctuations(
     draws = enough if num_draws is None else num_draws
     check.count("num_draws", draws, least=0, most=check.MANY)
     steps = chosen_steps(problem.training.num_steps, save_kernels)
-    fields = (num_replicas, num_paths, 2 * L, problem.training.num_steps + 1, problem.task.num_points)
-    room_for(fields, "fields", "Lower num_paths or num_replicas.")
+    directions = num_directions + draws
+    require(
+        _bytes_of(problem, num_paths, num_replicas, directions, len(steps)),
+        f"dmft.fluctuations with {num_replicas} x {num_paths} paths, {directions} directions and kernels at {len(steps)} steps",
+        "Lower num_paths, num_replicas, num_directions or num_draws, or keep kernels at fewer steps.",
+    )
     shown = problem.task.num_train if problem.training.online else 0
     setting = Setting(Form.of(problem), problem.parameterization.centered, len(steps), shown, num_directions, draws)
     began = time.perf_counter()
@@ -115,6 +119,20 @@ def fluctuations(
     return _assembled(problem, responses, steps, bias, stats, provenance(problem, method, seed))
 
 
+def _bytes_of(problem: Problem, S: int, R: int, directions: int, K: int) -> float:
+    """Derivatives along all directions, three times as they are put together; and what a reverse pass keeps of every step."""
+    task, L, states = problem.task, problem.architecture.depth, problem.training.num_steps + 1
+    M, C = task.num_points, task.num_outputs
+    derivatives = directions * (states * M * C + 2 * L * (K * M) ** 2)
+    rank = 2 * M * C + 16  # of the bases, about
+    kept = S * states * (6 * (L - 1) * rank + 2 * (min(M, task.input_dim) + C))
+    return 8.0 * (3 * R * derivatives + max(min(_cores(), R - 1), 1) * kept + 2 * directions * L * S)
+
+
+def _cores() -> int:
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
 def _in_turn(setting: Setting, given: list[Replica], seed: int, progress: bool) -> Iterable[Response]:
     """The replicas' responses, as many at a time as there are cores."""
 
@@ -123,7 +141,7 @@ def _in_turn(setting: Setting, given: list[Replica], seed: int, progress: bool) 
             return respond(setting, given[r], jax.random.key(np.random.default_rng([seed, r, 7]).integers(2**31)))
 
     first = one(0)  # compiles
-    workers = min(len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1, len(given))
+    workers = min(_cores(), len(given))
     with (
         ThreadPoolExecutor(workers if jax.default_backend() == "cpu" else 1) as pool,
         tqdm(
