@@ -26,11 +26,7 @@ def near(rate: float, gamma0: float, num_steps: int = 100) -> Problem:
 
 
 FEW = March(256, 8, tol=1e-2)
-
-
-def reference(p: Problem, **settings: Any) -> Result:
-    """Of so many paths that the error of `FEW` is what lies between; truncated alike, which is not what the tests are about."""
-    return solve(p, March(4096, 16, FEW.tol, **settings), seed=99, save_kernels=[], throw=False)
+"""Truncated enough for programs to be few."""
 
 
 def rms(x: Any) -> float:
@@ -46,7 +42,7 @@ def rms(x: Any) -> float:
 def test_control_variate(activation: str, gamma0: float, gain: float) -> None:
     """It lowers error and error bar, which stays honest, and the answer stays the same. (Kinks move: relu gains less.)"""
     p = twins(gamma0).replace(architecture=MLP(2, activation))
-    many = reference(p)
+    many = solve(p, March(4096, 16, FEW.tol), seed=99, save_kernels=[])  # truncated alike
     with_it, without = (
         [solve(p, dataclasses.replace(FEW, control_variate=on), seed=s, save_kernels=[]) for s in range(num)]
         for on, num in ((True, 40), (False, 8))
@@ -138,7 +134,7 @@ def test_particles_train_above_the_threshold(monkeypatch: pytest.MonkeyPatch) ->
 
 def errors(p: Problem, many: Result, on: bool, seeds: int) -> tuple[float, float, float]:
     """Error of f against many paths, error bar, and the largest distance in error bars; root mean squares over seeds."""
-    runs = [solve(p, dataclasses.replace(FEW, control_variate=on), seed=s, save_kernels=[], throw=False) for s in range(seeds)]
+    runs = [solve(p, March(256, control_variate=on), seed=s, save_kernels=[], throw=False) for s in range(seeds)]
     assert all(r.status.ok for r in runs), runs[0].status
     error, bar = ([x(r) for r in runs] for x in (lambda r: rms(r.mean.f - many.mean.f), lambda r: rms(r.sem.f)))
     z = [e / np.hypot(b, rms(many.sem.f)) for e, b in zip(error, bar, strict=True)]
@@ -155,7 +151,7 @@ GRID = [(rate, gamma0) for rate in (0.5, 0.75, 0.9, 0.99, 1.01, 1.2, 1.6, 2.0) f
 def test_never_worse_than_without(rate: float, gamma0: float, monkeypatch: pytest.MonkeyPatch) -> None:
     """Above and below the threshold: no larger error, no larger error bar, trained where it trains without, and agreement."""
     p = near(rate, gamma0)
-    many = reference(p, control_variate=False)
+    many = solve(p, March(2048, 16, control_variate=False), seed=99, save_kernels=[], throw=False)
     if not many.status.ok:
         assert (rate, gamma0) in [(1.6, 0.3), (2.0, 0.3)]  # networks diverge there as well
         return
@@ -166,7 +162,7 @@ def test_never_worse_than_without(rate: float, gamma0: float, monkeypatch: pytes
     assert z < max(4.5, 1.5 * plain_z)
     if rate in (0.99, 1.01):
         trust_everything(monkeypatch)
-        f = [solve(p, FEW, seed=s, save_kernels=[], throw=False).mean.f for s in range(4)]
+        f = [solve(p, March(256), seed=s, save_kernels=[], throw=False).mean.f for s in range(4)]
         assert rms(f - many.mean.f) > 10 * max(error, bar)
 
 
