@@ -30,10 +30,9 @@ import numpy as np
 
 import finite
 from finite import ensemble
-from finite.fit import recorded_steps
 from finite.keys import key_of
-from finite.networks import is_weight
 from widthwise import MLP, ConvNet, GradientDescent, Parameterization, Problem, Transformer, data
+from widthwise.outputs import recorded_steps
 
 try:
     import torch
@@ -170,8 +169,11 @@ def start(case: Case) -> tuple[Weights, list[float]]:
     keys = jax.vmap(partial(jax.random.fold_in, key_of(0, case.width)))(np.arange(case.seeds))
     shapes = ensemble.shapes_of(problem)
     state = ensemble.start(problem.architecture, problem.parameterization, problem.training, keys, width=case.width, **shapes)
-    weights = jax.tree.leaves(state.network, is_leaf=is_weight)
+    weights = [state.network.weights[name] for name in problem.plan.weights]
     values = [np.asarray(W.value) * np.float32(W.scale.multiplier) for W in weights]
+    if isinstance(case.architecture, ConvNet):  # filters (outputs, k k channels)
+        k = case.architecture.kernel
+        values = [W.reshape(*W.shape[:2], k, k, -1) if i < len(values) - 1 else W for i, W in enumerate(values)]
     return values, [case.eta0 * W.scale.learning_rate * W.scale.multiplier**2 for W in weights]
 
 

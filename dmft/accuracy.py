@@ -11,7 +11,7 @@ from typing import Any
 import jax
 import numpy as np
 
-from dmft.march import March
+from dmft.march import March, is_plain_mlp
 from dmft.method import Solution
 from dmft.noise import num_images
 from dmft.run import TooFewPaths
@@ -82,7 +82,7 @@ def to_order(
         ValueError: the first paths cannot span the directions, and as many as can would take too long: there is no answer.
     """
     start = clock.now()
-    if isinstance(method, March):
+    if isinstance(method, March) and is_plain_mlp(problem):
         precision: Any = "float32" if rtol > 1e-4 else "float64"
         method = dataclasses.replace(method, dtype=precision)
     paths, solution, said, solver = FIRST_PATHS, None, "", method
@@ -115,7 +115,7 @@ def to_order(
                 said = "sampling: the error bar asked for is reached"
                 break
             wanted = paths * (1.15 * error / rtol) ** (1 / SLOPE)
-            step = 4 * num_images(problem.architecture.activation.odd)
+            step = 4 * num_images(is_plain_mlp(problem) and problem.architecture.activation.odd)
             more = max(2 * paths, step * math.ceil(wanted / step))
         expected = compiling + marching * more / paths
         if max_seconds is not None and clock.now() - start + expected > max_seconds:

@@ -5,7 +5,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Literal
@@ -13,11 +13,13 @@ from typing import Any, Literal
 import numpy as np
 from jaxtyping import Int
 
-from dmft.method import Solution
+from dmft.method import Solution, require_applies
 from dmft.physics import LEAST_GAMMA0
+from dmft.process import run as process
 from dmft.run import Run
-from widthwise import GradientDescent, Problem, Status, check
+from widthwise import MLP, GradientDescent, Problem, Status, Task, check
 from widthwise.checkpoint import remove
+from widthwise.outputs import recorded_steps
 from widthwise.precision import float64
 
 FINEST = 0.05
@@ -87,8 +89,12 @@ class March:
         progress: bool,
         save: tuple[str, ...] = (),
         checkpoint: Path | None = None,
+        record: Iterable[int] | None = None,
+        num_probes: int | None = None,
     ) -> Solution:
         """Solve `problem`; see `dmft.solve`."""
+        if not is_plain_mlp(problem):
+            return self._run_any(problem, seed, kernel_steps, progress, save, checkpoint, record, num_probes)
         if problem.parameterization.gamma0 < LEAST_GAMMA0:
             raise ValueError(
                 f"March needs gamma0 of at least {LEAST_GAMMA0:g} (f is an average over gamma0): use method=Lazy()."
@@ -111,6 +117,35 @@ class March:
         if checkpoint is not None:
             remove(checkpoint)
         return solution
+
+    def _run_any(
+        self,
+        problem: Problem,
+        seed: int,
+        kernel_steps: Int[np.ndarray, "kept"],
+        progress: bool,
+        save: tuple[str, ...],
+        checkpoint: Path | None,
+        record: Iterable[int] | None,
+        num_probes: int | None,
+    ) -> Solution:
+        """The limit of any network (`dmft.process`)."""
+        require_applies(process.obstacle(problem), save, process.SAVES)
+        if self.readout != "exact" or self.dtype != "float64" or self.substeps is not None:
+            raise ValueError("readout, dtype and substeps are for an MLP on a Task: leave them out.")
+        steps = recorded_steps(problem.training.num_steps, record)
+        steps = np.union1d(steps, kernel_steps if save else []).astype(int)
+        with float64():
+            run = process.Run(
+                self, problem, seed=seed, steps=steps, kernel_steps=kernel_steps, save=save, num_probes=num_probes
+            )
+            return run.solve(progress, checkpoint)
+
+
+def is_plain_mlp(problem: Problem) -> bool:
+    """Whether it is an MLP on a Task under gradient descent, with the one rate of mean field."""
+    mlp, on_task = isinstance(problem.architecture, MLP), isinstance(problem.task, Task)
+    return mlp and on_task and problem.training.optimizer is None and problem.parameterization.base_width is None
 
 
 def resolved_in_time(run: Callable[[int], Solution]) -> Solution:

@@ -12,17 +12,16 @@ from dmft import deep_linear, two_layer
 from dmft.accuracy import to_order
 from dmft.deep_linear import DeepLinear
 from dmft.lazy import Lazy
-from dmft.march import March
+from dmft.march import March, is_plain_mlp
 from dmft.method import Method, Solution
+from dmft.process.run import SAVES
 from dmft.two_layer import TwoLayer
-from widthwise import MLP, Problem, Result, Task, Trajectory, check
+from widthwise import Problem, Result, Trajectory, check
 from widthwise.activation import NAMED
 from widthwise.checked import checked
 from widthwise.result import provenance
 from widthwise.storage import held
 from widthwise.trajectory import chosen_steps
-
-METHODS = "March(), TwoLayer(), DeepLinear() or Lazy()"
 
 LARGEST_GRID = 3000
 """Steps times points up to which DeepLinear, whose cost is their cube, is chosen."""
@@ -38,6 +37,8 @@ def solve(
     seed: int = 0,
     save_kernels: Iterable[int] | None = None,
     save: str | Iterable[str] = (),
+    record: Iterable[int] | None = None,
+    num_probes: int | None = None,
     checkpoint: str | os.PathLike[str] | None = None,
     progress: bool = True,
     throw: bool = True,
@@ -56,7 +57,10 @@ def solve(
         seed: of the sampled paths; the same seed gives the same bits on the same machine.
         save_kernels: steps at which Phi and G are kept, by default the first and the last.
         save: more observables at those steps, by the names in `Trajectory.NAMES`: "NTK", "eigenvalues", "sharpness",
-            "update_size", "h", "z", "phi_r", "g_u".
+            "update_size", "h", "z", "phi_r", "g_u"; of networks other than an MLP on a Task "kernels", "gradient_kernels",
+            "attention" and "update_size", by field.
+        record: steps to record, of those networks; by default 32 of them, evenly in log t.
+        num_probes: held-out points of a Stream at which they are watched; by default 64, or all there are.
         checkpoint: a file in which a long march saves itself every minute; a solve that finds the file goes on from there and
             gives the bits of an uninterrupted one. It is removed at the end.
         progress: show a bar (in a terminal).
@@ -81,15 +85,11 @@ def solve(
         True
     """
     check.outside_jit("dmft.solve")
-    if not (isinstance(problem.architecture, MLP) and isinstance(problem.task, Task) and problem.training.optimizer is None):
-        raise ValueError(
-            "dmft.solve knows the limit of an MLP on a Task under gradient descent; other networks, streams and optimizers are "
-            "trained by finite.train."
-        )
-    if problem.parameterization.base_width is not None:
-        raise ValueError(
-            "a base_width gives every role rates of its own, which the theory does not know: use kind='mean_field'."
-        )
+    plain = is_plain_mlp(problem)
+    if not plain and (method is not None and not isinstance(method, March)):
+        raise ValueError(f"{type(method).__name__} is for an MLP on a Task under gradient descent: use method=March().")
+    if plain and not (record is None and num_probes is None):
+        raise ValueError("an MLP on a Task is recorded at every step and at all points: leave out record and num_probes.")
     limit = problem.parameterization.limit
     if limit == "none":
         raise ValueError(
@@ -104,10 +104,10 @@ def solve(
             check.positive(name, value)
     save = (save,) if isinstance(save, str) else tuple(save)
     for name in save:
-        check.choice("save", name, Trajectory.NAMES)
+        check.choice("save", name, Trajectory.NAMES if plain else SAVES)
     why = "as asked for"
     if method is None:
-        method, why = choose(problem, save)
+        method, why = choose(problem, save) if plain else (March(), "any network: sampled paths, conditioned matrices")
     steps = chosen_steps(problem.training.num_steps, save_kernels)
     run = partial(
         _run,
@@ -118,6 +118,7 @@ def solve(
         save=save,
         checkpoint=checkpoint,
         several=rtol is not None,
+        more={} if plain else {"record": record, "num_probes": num_probes},
     )
     with held(checkpoint, "checkpoint"):
         if rtol is not None and isinstance(method, March | TwoLayer):
@@ -129,10 +130,19 @@ def solve(
 
 
 def _run(
-    problem: Problem, method: Method, *, checkpoint: str | os.PathLike[str] | None, several: bool, **settings: Any
+    problem: Problem,
+    method: Method,
+    *,
+    checkpoint: str | os.PathLike[str] | None,
+    several: bool,
+    more: dict[str, Any],
+    **settings: Any,
 ) -> Solution:
     """`method.run`; only a march takes long enough for checkpoints, and of `several` marches each has its own."""
-    if checkpoint is None or not isinstance(method, March):
+    if not isinstance(method, March):
+        return method.run(problem, **settings)
+    settings |= more
+    if checkpoint is None:
         return method.run(problem, **settings)
     path = Path(checkpoint)
     return method.run(problem, **settings, checkpoint=path.with_name(f"{path.name}.{method.num_paths}") if several else path)

@@ -26,12 +26,15 @@ from finite import ensemble, fit, observe, rounding
 from finite.keys import WIDEST
 from widthwise import Problem, Result, check
 from widthwise.checked import checked
-from widthwise.data import Stream
+from widthwise.feed import trained
 from widthwise.memory import require
-from widthwise.precision import computing_in, working
+from widthwise.precision import computing_in
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
+
+UPDATE = "update_size/"
+"""Before the names of fields, in a Result of any network."""
 
 NUM_PROBES = 16
 """Held-out points of a stream at which fields are looked at by default."""
@@ -200,7 +203,7 @@ def coordinate_check(
     names: tuple[str, ...] = ()
     with computing_in(dtype):
         keys = jax.random.split(jax.random.key(seed, impl="threefry2x32"), num_seeds)
-        probes, y = _probes(problem, num_probes)
+        probes, y = trained(problem, num_probes, NUM_PROBES)
         for N in widths:
             rounding.check_strength(problem, N, dtype, y)
             fit.drawn(problem, N, num_seeds, probes)  # all fit, before the first is trained
@@ -229,13 +232,6 @@ def _sizes_at(
     return jax.tree.map(lambda *parts: np.concatenate(parts), *seen)
 
 
-def _probes(problem: Problem, num_probes: int | None) -> ensemble.Batch:
-    task = problem.task
-    if isinstance(task, Stream):
-        return ensemble.probes(task, problem.training.loss, num_probes, NUM_PROBES)
-    return task.X.astype(working()), task.y
-
-
 @partial(jax.jit, static_argnames="program")
 def _look(program: ensemble.Program, state: ensemble.State, x: Array) -> dict[str, Array]:
     """Fields of all seeds (seeds, points, ...), f last."""
@@ -259,7 +255,10 @@ def _limit(problem: Problem, theory: Result | None) -> dict[str, tuple[float, fl
     """Updates of h^l and f in the limit, at the last step."""
     if theory is None:
         return {}
-    if theory.problem != problem or "update_size" not in theory.mean.more:
+    of_fields = [name for name in theory.mean.more if name.startswith(UPDATE)]
+    if theory.problem != problem or not ("update_size" in theory.mean.more or of_fields):
         raise ValueError("theory must be dmft.solve(problem, save=['update_size']) of the same problem.")
+    if of_fields:
+        return {name.removeprefix(UPDATE): (float(theory.mean[name][-1]), float(theory.sem[name][-1])) for name in of_fields}
     mean, sem = theory.mean["update_size"][-1], theory.sem["update_size"][-1]
     return {f"h{l}": (float(m), float(s)) for l, (m, s) in enumerate(zip(mean, sem, strict=True), 1)}

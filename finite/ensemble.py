@@ -11,7 +11,6 @@ the cache of its core, and each core has networks of its own; accelerators take 
 from __future__ import annotations
 
 import os
-from collections import deque
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
@@ -21,19 +20,16 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jaxtyping import Array, Float, Int, Key
+from jaxtyping import Array, Float, Key
 
 from finite.networks import build, is_weight
-from widthwise import Adam, GradientDescent, Loss, Parameterization, Problem, Task
-from widthwise.architecture import Architecture
+from widthwise import Adam, GradientDescent, Loss, Parameterization, Problem
 from widthwise.data import Stream
+from widthwise.feed import CHUNK, Feed, batches
+from widthwise.networks import Architecture
+from widthwise.outputs import targets
 from widthwise.precision import computing_in, working
 from widthwise.training import move
-
-CHUNK = 16
-"""Steps whose batches lie on the device at a time."""
-
-Batch = tuple[np.ndarray, np.ndarray]
 
 
 class Program(NamedTuple):
@@ -80,19 +76,20 @@ def start(
     width: int,
     input_shape: tuple[int, ...],
     num_outputs: int,
+    whole: bool | None = None,
     sharding: Any = None,
 ) -> State:
     """The ensemble at its start, a network per key, on the devices that `sharding` says."""
     rule = training.optimizer, training.rates_of, training.momentum > 0
-    return _start(keys, (architecture, form, *rule, width, input_shape, num_outputs), sharding)
+    return _start(keys, (architecture, form, *rule, width, input_shape, num_outputs, whole), sharding)
 
 
 @partial(jax.jit, static_argnames=("settings", "sharding"))
 def _start(keys: Key[Array, "seeds"], settings: tuple, sharding: Any) -> State:
-    architecture, form, optimizer, rates_of, momentum, width, input_shape, num_outputs = settings
+    architecture, form, optimizer, rates_of, momentum, width, input_shape, num_outputs, whole = settings
 
     def one(key: Key[Array, ""]) -> State:
-        shapes: dict[str, Any] = {"width": width, "input_shape": input_shape, "num_outputs": num_outputs}
+        shapes: dict[str, Any] = {"width": width, "input_shape": input_shape, "num_outputs": num_outputs, "whole": whole}
         network = build(architecture, form, key=key, optimizer=rates_of, **shapes)
         transformation = _transformation(optimizer)
         if transformation is not None:
@@ -137,14 +134,6 @@ def _in(dtype: str, tree: Any) -> Any:
     return jax.tree.map(lambda x: x.astype(dtype) if jnp.issubdtype(x.dtype, jnp.floating) else x, tree)
 
 
-def targets(program: Program, f: Array, y: Array) -> tuple[Float[Array, "samples outputs"], Float[Array, "samples outputs"]]:
-    """f and y with an axis of samples and one of outputs; whole numbers y are places of the one among zeros."""
-    f = f.reshape(-1, f.shape[-1])
-    if jnp.issubdtype(y.dtype, jnp.integer):
-        return f, jax.nn.one_hot(y.ravel(), f.shape[-1])
-    return f, y.reshape(f.shape)
-
-
 def descent(program: Program, network: Any, gradient: Any, memory: Any) -> tuple[Any, Any]:
     """G of every weight, and what the optimizer remembers (without one: the velocity, which `move` keeps)."""
 
@@ -167,7 +156,7 @@ def step(
 
     def loss(network: Any, x: Array, y: Array) -> Float[Array, ""]:
         f, _ = centred(program, state._replace(network=network), x)
-        return program.loss.of(*targets(program, f, y)).mean()
+        return program.loss.of(*targets(f, y)).mean()
 
     value, gradient = _mean_over_parts(jax.value_and_grad(loss), program.accumulate, state.network, x, y)
     G, memory = descent(program, state.network, gradient, state.memory)
@@ -278,86 +267,11 @@ def train(
         yield state, np.asarray(losses)[:, :n]
 
 
-class Feed:
-    """Batches, one look ahead."""
-
-    def __init__(self, batches: Iterable[Batch]):
-        self.source: Iterator[Batch] = iter(batches)
-        self.ahead: deque[Batch] = deque()
-
-    def next(self) -> Batch:
-        """The next batch, which stays the next."""
-        if not self.ahead:
-            self.ahead.append(next(self.source))
-        return self.ahead[0]
-
-    def take(self, n: int) -> Batch:
-        """The next n batches, stacked; CHUNK rows always (the last ones repeated), so that one program serves them all."""
-        taken = []
-        for _ in range(n):
-            self.next()
-            taken.append(self.ahead.popleft())
-        rows = [*taken, *(taken[-1],) * (CHUNK - n)]
-        return np.stack([x for x, _ in rows]), np.stack([y for _, y in rows])
-
-
 def shapes_of(problem: Problem) -> dict[str, Any]:
     """What a network has to know of the data."""
     task = problem.task
     shape = task.input_shape if isinstance(task, Stream) else (task.input_dim,)
-    return {"input_shape": shape, "num_outputs": task.num_outputs}
-
-
-def batches(task: Task | Stream, training: GradientDescent, start: int = 0) -> Iterator[Batch]:
-    """The batches of steps start, start + 1, ..., the same for all networks."""
-    dtype = working()
-    if isinstance(task, Stream):
-        return _with_targets_for(training.loss, task, task.batches(batch_size(task, training), start, dtype=dtype.name), start)
-    index, noise = training.batches_of(task.num_train, task.num_outputs)
-    y = task.y.reshape(task.num_train, -1)[index] + (0.0 if noise is None else noise)
-    X = task.X.astype(dtype)
-    return ((X[rows], target.astype(dtype)) for rows, target in zip(index[start:], y[start:], strict=True))
-
-
-def _with_targets_for(loss: Loss, stream: Stream, batches: Iterable[Batch], start: int) -> Iterator[Batch]:
-    """The batches; ValueError at one whose targets the loss does not take."""
-    for t, batch in enumerate(batches, start):
-        if stream.kind == "values":
-            loss.check_targets(batch[1], f"batch {t} of {stream.name}: ")
-        yield batch
-
-
-def probes(stream: Stream, loss: Loss, num_probes: int | None, most: int) -> Batch:
-    """Held-out points: `num_probes`, by default `most`, or all if they are fewer.
-
-    Raises:
-        ValueError: more than are held out; targets that the loss does not take.
-    """
-    there = stream.num_held_out
-    number = min(most, there or most) if num_probes is None else num_probes
-    if there is not None and number > there:
-        raise ValueError(f"num_probes must be at most the {there} points that {stream.name} holds out, got {number}.")
-    points = stream.probe(number, dtype=working().name)
-    if stream.kind == "values":
-        loss.check_targets(points[1], f"the probe of {stream.name}: ")
-    return points
-
-
-def without_noise(batch: Batch, task: Task, rows: Int[np.ndarray, "batch"]) -> Batch:
-    """The batch of these rows with the targets of the task."""
-    return batch[0], task.y.reshape(task.num_train, -1)[rows].astype(batch[1].dtype)
-
-
-def batch_size(task: Task | Stream, training: GradientDescent) -> int:
-    """Samples of a batch."""
-    if isinstance(task, Stream):
-        return training.batch_size or 1
-    return training.batches_of(task.num_train, task.num_outputs).index.shape[1]
-
-
-def rates(training: GradientDescent, t: int) -> Float[np.ndarray, "chunk"]:
-    """Learning rates of the CHUNK steps from t on; zero after the last."""
-    return np.append(training.step_sizes[t : t + CHUNK], np.zeros(CHUNK))[:CHUNK].astype(working())
+    return {"input_shape": shape, "num_outputs": task.num_outputs, "whole": problem.whole}
 
 
 def program_of(form: Parameterization, training: GradientDescent) -> Program:

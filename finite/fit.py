@@ -10,7 +10,6 @@ from __future__ import annotations
 import math
 import os
 import time
-from collections.abc import Iterable
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -23,40 +22,24 @@ from jaxtyping import Array, Int, Key
 from tqdm import tqdm
 
 from finite import ensemble, observe, rounding
-from finite.ensemble import CHUNK, Batch, Feed, Program, State
+from finite.ensemble import Program, State
 from finite.keys import key_of
 from finite.log import Log
-from widthwise import Estimate, Problem, Result, Status, Trajectory, check, checkpoint
+from widthwise import Estimate, Problem, Result, Status, Trajectory, checkpoint
 from widthwise.checked import checked
 from widthwise.data import Stream
+from widthwise.feed import CHUNK, Batch, Feed, batch_size, batches, rates, watched, without_noise
 from widthwise.memory import require
+from widthwise.outputs import RECORDED
 from widthwise.precision import working
-from widthwise.result import DIVERGED, provenance
+from widthwise.result import provenance
 from widthwise.sharding import agreed, devices_as, host, put
 
 CHUNK_BYTES = {"cpu": 16 * 2**20, "gpu": 2**30}
 """Weights and fields of the networks that train at a time."""
 
-NUM_PROBES = 64
-"""Held-out points of a stream at which networks are watched by default."""
-
-RECORDED = 32
-"""Steps that are recorded by default, evenly on a logarithmic scale."""
-
 RECORD = "record."
 """Before the names of what was recorded, in a checkpoint."""
-
-
-def recorded_steps(num_steps: int, record: Iterable[int] | None) -> Int[np.ndarray, "states"]:
-    """The steps to record: `record`, sorted, or RECORDED of them by default; first and last always.
-
-    Raises:
-        ValueError: a step outside 0 ... num_steps, or not a whole number.
-    """
-    given = np.geomspace(1, num_steps, RECORDED).round() if record is None else check.sequence("record", record)
-    if not all(isinstance(t, int | np.integer | np.floating) and 0 <= t <= num_steps and t == int(t) for t in given):
-        raise ValueError(f"record must be whole numbers in 0 ... {num_steps} (num_steps), got {record!r}.")
-    return np.unique([0, *(int(t) for t in given), num_steps])
 
 
 class Run:
@@ -83,9 +66,9 @@ class Run:
         self.exact = ensemble.program_of(form, training)
         self.program = self.exact._replace(compute=dtype, accumulate=accumulate)
         self.numbers = ensemble.Training.of(training)
-        self.x, self.y = _probes(problem, num_probes)
+        self.x, self.y = watched(problem, num_probes)
         rounding.check_strength(problem, width, dtype, self.y)
-        shapes, batch = ensemble.shapes_of(problem), ensemble.batch_size(problem.task, training)
+        shapes, batch = ensemble.shapes_of(problem), batch_size(problem.task, training)
         self.mesh, sharing = _mesh(num_seeds)
         places = self.mesh and NamedSharding(self.mesh, PartitionSpec("seeds"))
 
@@ -138,7 +121,7 @@ class Run:
             if lines is not None:
                 lines.forget(int(self.steps[self.at]) if self.at < len(self.steps) else T + 1)
         as_json = self.problem.to_json() if file is not None else None
-        feed, written = Feed(ensemble.batches(self.problem.task, self.problem.training, self.t)), time.perf_counter()
+        feed, written = Feed(batches(self.problem.task, self.problem.training, self.t)), time.perf_counter()
         title, silent = f"width {self.width}", None if progress else True
         with tqdm(total=T, initial=self.t, desc=title, unit="step", disable=silent, leave=False) as bar:
             while True:
@@ -167,7 +150,7 @@ class Run:
     def advance(self, chunk: Batch, n: int) -> None:
         """All networks n steps on, a group at a time."""
         x, y = (put(self.mesh, a, None, "batch") if self.mesh else a for a in chunk)
-        eta = put(self.mesh, np.broadcast_to(ensemble.rates(self.problem.training, self.t), (self.each, CHUNK)), "seeds")
+        eta = put(self.mesh, np.broadcast_to(rates(self.problem.training, self.t), (self.each, CHUNK)), "seeds")
         self.states = ensemble.advance_all(self.program, self.numbers, self.states, x, y, eta, n)
         self.t += n
 
@@ -176,7 +159,7 @@ class Run:
         task = self.problem.task
         if self.problem.training.label_noise and not isinstance(task, Stream):
             rows = self.problem.training.batches_of(task.num_train, task.num_outputs).index[self.t]
-            batch = ensemble.without_noise(batch, task, rows)
+            batch = without_noise(batch, task, rows)
         measure = partial(observe.measure, self.exact, x=self.x, y=self.y, batch=batch)
         seen = self.of_all(ensemble.at_once(measure, self.states))
         if self.t in self.kernel_steps and self.save:
@@ -262,33 +245,8 @@ def _mesh(num_seeds: int) -> tuple[Mesh | None, int]:
 
 
 def status_of(samples: Trajectory, problem: Problem) -> Status:
-    """ok unless a network diverged, as `Status.of` says; one that did leaves the others as they are.
-
-    The scale of the loss is what the networks start at, at the probes and on the first batch.
-    """
-    losses = [loss for loss in (samples.loss, samples.test_loss) if loss is not None]
-    scale = max(*(float(np.nanmax(loss[:, 0], initial=0.0)) for loss in losses), np.finfo(np.float64).tiny)
-    finite = np.isfinite(samples.f.reshape(*samples.f.shape[:2], -1)).all(-1)
-    for loss in losses:
-        finite &= loss < DIVERGED * scale
-    if finite.all():
-        return Status(True, f"trained {len(finite)} networks, {problem.training.num_steps} steps")
-    bad, step = ~finite.all(1), int(samples.steps[(~finite).any(0).argmax()])
-    eta0 = problem.training.eta0
-    return Status(
-        False,
-        f"training of {bad.sum()} of {len(bad)} networks diverged, by step {step}: lower eta0 from {eta0:g} to {eta0 / 2:g}.",
-        step,
-        eta0 / 2,
-    )
-
-
-def _probes(problem: Problem, num_probes: int | None) -> Batch:
-    task, dtype = problem.task, working()
-    if isinstance(task, Stream):
-        return ensemble.probes(task, problem.training.loss, num_probes, NUM_PROBES)
-    y = task.y if task.y_test is None else np.concatenate([task.y, task.y_test])
-    return task.X_all[: len(y)].astype(dtype), y.reshape(len(y), -1).astype(dtype)
+    """ok unless a network diverged."""
+    return Status.of_samples(problem, samples, f"trained {{}} networks, {problem.training.num_steps} steps", "networks")
 
 
 def _one(start: Any) -> State:
@@ -315,7 +273,7 @@ def drawn(problem: Problem, width: int, num_networks: int, points: np.ndarray | 
     def start(keys: Key[Array, "networks"]) -> ensemble.State:
         return ensemble.start(problem.architecture, form, training, keys, width=width, **shapes)
 
-    x, _ = next(ensemble.batches(problem.task, training))
+    x, _ = next(batches(problem.task, training))
     _, bytes_of_one = sizes(start, ensemble.program_of(form, training), x if points is None else points, len(x))
     each = at_a_time(num_networks, bytes_of_one)
     require(each * bytes_of_one, f"training {each} networks of width {width}", "Lower the widths or batch_size.")

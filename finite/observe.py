@@ -35,6 +35,7 @@ from finite.networks.weight import Fields
 from widthwise import Problem, Trajectory, check
 from widthwise.curvature import num_trained
 from widthwise.data import Stream
+from widthwise.outputs import recorded, targets
 from widthwise.precision import working
 from widthwise.sharding import host
 
@@ -104,7 +105,7 @@ class View:
             f, _ = ensemble.centred(program, self.state._replace(network=near(delta)), x)
             return f.reshape(-1, f.shape[-1])
 
-        return predict, lambda f: program.loss.of(*ensemble.targets(program, f, y)).mean()
+        return predict, lambda f: program.loss.of(*targets(f, y)).mean()
 
 
 # --- fields -------------------------------------------------------------------------------------------------------------------
@@ -134,14 +135,14 @@ def update_size(view: View) -> Fields:
 
 def gradient_kernels(view: View) -> Fields:
     """G of every field."""
-    network, (program, _, unit, _) = view.state.network, view.looks
+    network, unit = view.state.network, view.looks.unit
 
     def function(push: Fields, c: Int[Array, ""]) -> Float[Array, ""]:
         f, _ = jax.vmap(network)(view.x, push)
-        return recorded(program, f, view.y)[:, c].sum() / unit
+        return recorded(f, view.y)[:, c].sum() / unit
 
     still = jax.tree.map(jnp.zeros_like, hidden(view.seen[1]))
-    C = recorded(program, view.seen[0], view.y).shape[-1]
+    C = recorded(view.seen[0], view.y).shape[-1]
 
     def add(c: Int[Array, ""], total: Fields) -> Fields:
         g = jax.grad(function)(still, c)
@@ -151,12 +152,6 @@ def gradient_kernels(view: View) -> Fields:
 
 
 # --- the tangent kernel -------------------------------------------------------------------------------------------------------
-
-
-def recorded(program: Program, f: Float[Array, "M ... outputs"], y: Array) -> Float[Array, "samples functions"]:
-    """What is recorded of f: itself; of tokens (M, context, vocabulary) the centred logit of the token that comes."""
-    flat, target = ensemble.targets(program, f, y)
-    return flat if f.ndim == 2 else jnp.sum((flat - flat.mean(-1, keepdims=True)) * target, axis=-1, keepdims=True)
 
 
 def around(network: Any) -> tuple[Callable[[Float[Array, "parameters"]], Any], Float[Array, "parameters"]]:
@@ -178,7 +173,7 @@ def tangent_kernel(
     program: Program, network: Any, x: Float[Array, "M ..."], y: Array, budget: float = ROWS_BYTES
 ) -> Float[Array, "rows rows"]:
     """NTK, a row per sample, of tokens one per place, in blocks of rows that take `budget` bytes."""
-    shape = jax.eval_shape(lambda: recorded(program, ensemble.outputs(network, x)[0], y)).shape
+    shape = jax.eval_shape(lambda: recorded(ensemble.outputs(network, x)[0], y)).shape
     (R, C), places = shape, shape[0] // len(x)
     near, zero = around(network)
 
@@ -186,7 +181,7 @@ def tangent_kernel(
         m = r // places
 
         def function(delta: Float[Array, "parameters"]) -> Float[Array, ""]:
-            return recorded(program, ensemble.outputs(near(delta), x[m][None])[0], y[m][None])[r % places, c]
+            return recorded(ensemble.outputs(near(delta), x[m][None])[0], y[m][None])[r % places, c]
 
         return jax.grad(function)(zero)
 
@@ -391,12 +386,12 @@ def measure(
 
     def one(state: State) -> dict[str, Array]:
         f, _ = ensemble.centred(program, state, x)
-        flat, target = ensemble.targets(program, f, y)
-        seen = {"f": recorded(program, f, y), "test_loss": program.loss.of(flat, target).mean()}
+        flat, target = targets(f, y)
+        seen = {"f": recorded(f, y), "test_loss": program.loss.of(flat, target).mean()}
         if jnp.issubdtype(y.dtype, jnp.integer):
             seen["accuracy"] = jnp.mean(jnp.argmax(flat, -1) == y.ravel())
         of_batch, _ = ensemble.centred(program, state, batch[0])
-        seen["loss"] = program.loss.of(*ensemble.targets(program, of_batch, batch[1])).mean()
+        seen["loss"] = program.loss.of(*targets(of_batch, batch[1])).mean()
         return seen
 
     return ensemble.each(one, state)

@@ -29,6 +29,7 @@ from finite.coordinates import slope_of
 from finite.keys import WIDEST, key_of
 from widthwise import Problem, check
 from widthwise.checked import checked
+from widthwise.feed import batches
 from widthwise.precision import computing_in
 from widthwise.storage import read_arrays, with_suffix, write_arrays
 
@@ -325,7 +326,7 @@ def sweep(
 
     bar = tqdm(cases, "sweep", unit="network", disable=None if progress else True, leave=False)
     with computing_in(dtype):
-        _, y = next(iter(ensemble.batches(problem.task, problem.training)))
+        _, y = next(iter(batches(problem.task, problem.training)))
         for case, N in cases:
             rounding.check_strength(case, N, dtype, y)
             fit.drawn(case, N, len(grid) * num_seeds)  # all fit, before the first is trained

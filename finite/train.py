@@ -24,6 +24,7 @@ from finite.log import run_name
 from widthwise import MLP, Activation, Estimate, Loss, Problem, Result, Status, Task, Trajectory, check
 from widthwise.checked import checked
 from widthwise.memory import available_bytes, require
+from widthwise.outputs import recorded_steps
 from widthwise.parameterization import LayerScale, Role
 from widthwise.precision import computing_in
 from widthwise.result import provenance
@@ -269,7 +270,7 @@ def _fit(
         run = fit.Run(
             problem,
             **settings,
-            steps=np.union1d(fit.recorded_steps(problem.training.num_steps, record), kept if names else []).astype(int),
+            steps=np.union1d(recorded_steps(problem.training.num_steps, record), kept if names else []).astype(int),
             kernel_steps=kept,
             save=names,
             num_probes=num_probes,

@@ -18,7 +18,6 @@ import pytest
 import dmft
 import finite
 from finite import fit
-from finite.fit import recorded_steps
 from finite.log import Log
 from widthwise import (
     MLP,
@@ -39,6 +38,7 @@ from widthwise import (
     tasks,
 )
 from widthwise.data import Stream
+from widthwise.outputs import recorded_steps
 
 
 def a_problem(**changes: Any) -> Problem:

@@ -16,7 +16,7 @@ import finite
 from finite import ensemble, mlp
 from finite.keys import key_of
 from finite.networks import build, is_weight
-from finite.networks.weight import convolve, normalize, pool
+from finite.networks.drawn import Backend
 from widthwise import (
     MLP,
     Adam,
@@ -33,6 +33,9 @@ from widthwise import (
     tasks,
 )
 from widthwise.data import Stream
+from widthwise.feed import CHUNK, rates
+from widthwise.networks.backend import normalized
+from widthwise.networks.layers import pool, shifts
 from widthwise.parameterization import LayerScale
 
 IMAGE, TOKENS = (8, 8, 3), (6,)
@@ -54,7 +57,7 @@ def batch(name: str, size: int = 4, seed: int = 0) -> tuple[np.ndarray, np.ndarr
     tokens = shape == TOKENS
     x = rng.integers(0, C, (size, *shape)) if tokens else rng.standard_normal((size, *shape)).astype(np.float32)
     y = rng.integers(0, C, (size, *shape) if tokens else (size,))
-    return tuple(np.broadcast_to(a, (ensemble.CHUNK, *a.shape)) for a in (x, y))  # type: ignore[return-value]
+    return tuple(np.broadcast_to(a, (CHUNK, *a.shape)) for a in (x, y))  # type: ignore[return-value]
 
 
 def trained(name: str, form: Parameterization, training: GradientDescent, width: int = 16, seeds: int = 2) -> np.ndarray:
@@ -63,7 +66,7 @@ def trained(name: str, form: Parameterization, training: GradientDescent, width:
     keys = jax.random.split(jax.random.key(0), seeds)
     state = ensemble.start(noun, form, training, keys, width=width, input_shape=shape, num_outputs=C)
     program, (x, y) = ensemble.program_of(form, training), batch(name)
-    eta = np.broadcast_to(ensemble.rates(training, 0), (seeds, ensemble.CHUNK))
+    eta = np.broadcast_to(rates(training, 0), (seeds, CHUNK))
     state, _ = ensemble.advance(program, ensemble.Training.of(training), state, x, y, eta, training.num_steps)
     return np.asarray(jax.vmap(lambda s: ensemble.centred(program, s, x[0])[0])(state))
 
@@ -75,10 +78,6 @@ def trained(name: str, form: Parameterization, training: GradientDescent, width:
 def test_convolution_is_that_of_xla(kernel: int, stride: int, size: int) -> None:
     rng = np.random.default_rng(0)
     W, x = rng.standard_normal((4, kernel, kernel, 3)), rng.standard_normal((size, size, 3))
-    network = build(
-        ConvNet(1, kernel=kernel), Parameterization(), width=4, input_shape=x.shape, num_outputs=1, key=jax.random.key(0)
-    )
-    weight = replace(network.W[0], value=jnp.asarray(W, jnp.float32))
     before = (kernel - 1) // 2
     expected = jax.lax.conv_general_dilated(
         jnp.asarray(x[None], jnp.float32),
@@ -87,18 +86,20 @@ def test_convolution_is_that_of_xla(kernel: int, stride: int, size: int) -> None
         [(before, kernel - 1 - before)] * 2,
         dimension_numbers=("NHWC", "HWIO", "NHWC"),
     )[0] / np.sqrt(3 * kernel**2)
-    got = convolve(weight, jnp.asarray(x, jnp.float32), stride)
-    np.testing.assert_allclose(got, expected, atol=1e-5)
-    assert kernel == 1 or not np.allclose(
-        convolve(replace(weight, value=weight.value[:, ::-1]), x, stride), expected, atol=1e-2
-    )
+
+    def filtered(W: np.ndarray) -> np.ndarray:
+        return np.asarray(shifts(x[None], kernel, stride)[0] @ W.reshape(4, -1).T / np.sqrt(3 * kernel**2))
+
+    np.testing.assert_allclose(filtered(W), expected, atol=1e-5)
+    assert kernel == 1 or not np.allclose(filtered(W[:, ::-1]), expected, atol=1e-2)
 
 
 def test_pool_and_normalize() -> None:
-    x = np.arange(5 * 4 * 2, dtype=float).reshape(5, 4, 2)
-    assert pool(x).shape == (2, 2, 2)
-    assert pool(x)[0, 0, 0] == x[:2, :2, 0].mean()
-    y = normalize(np.random.default_rng(0).standard_normal((3, 1000)) * 7 + 2)
+    x = np.arange(5 * 4 * 2, dtype=float).reshape(1, 5, 4, 2)
+    assert pool(x).shape == (1, 2, 2, 2)
+    assert pool(x)[0, 0, 0, 0] == x[0, :2, :2, 0].mean()
+    network: Any = build(MLP(1), Parameterization(), width=4, input_shape=(3,), num_outputs=1, key=jax.random.key(0))
+    y = normalized(Backend(network, {}), np.random.default_rng(0).standard_normal((3, 1000)) * 7 + 2)
     np.testing.assert_allclose([y.mean(-1), (y**2).mean(-1)], [[0] * 3, [1] * 3], atol=1e-5)
 
 
@@ -128,9 +129,11 @@ def state_of_theory(problem: Problem, width: int, seed: int) -> ensemble.State:
     D = problem.task.input_dim
     weights = mlp.init(key, _scales(problem, width), input_dim=D, dtype=jnp.float32, **shapes)
     module: Any = build(problem.architecture, problem.parameterization, input_shape=(D,), key=key, **shapes)
-    object.__setattr__(module, "W", [replace(w, value=layer.W) for w, layer in zip(module.W, weights, strict=True)])
-    if module.b:
-        object.__setattr__(module, "b", [replace(w, value=layer.b) for w, layer in zip(module.b, weights, strict=True)])
+    for l, layer in enumerate(weights):
+        last = l == len(weights) - 1
+        for name, value in (("w" if last else f"W{l}", layer.W), (f"b{l}", layer.b)):
+            if name in module.weights:
+                module.weights[name] = replace(module.weights[name], value=value)
     return ensemble.State(module, module, jax.tree.map(jnp.zeros_like, module))
 
 
@@ -216,9 +219,10 @@ def test_adam_is_the_textbook() -> None:
         MLP(1, "linear"), form, training, jax.random.split(jax.random.key(0), 1), width=8, input_shape=(2,), num_outputs=3
     )
     one = jax.tree.map(lambda a: a[0], state)
-    W = [np.asarray(w.value, float) for w in one.network.W]
-    scale = [w.scale for w in one.network.W]
-    s = [w.gradient_size for w in one.network.W]
+    weights = [one.network.weights[name] for name in ("W0", "w")]
+    W = [np.asarray(w.value, float) for w in weights]
+    scale = [w.scale for w in weights]
+    s = [w.gradient_size for w in weights]
     m, v = ([np.zeros_like(w) for w in W] for _ in range(2))
     program, numbers = ensemble.program_of(form, training), ensemble.Training.of(training)
     for t in range(1, 4):
@@ -233,8 +237,8 @@ def test_adam_is_the_textbook() -> None:
             G = -scale[i].learning_rate * (m[i] / (1 - 0.8**t)) / (np.sqrt(v[i] / (1 - 0.9**t)) + 0.01)
             W[i] = W[i] + 0.1 * (G - 0.2 * W[i])
         one, _ = ensemble.step(program, numbers, one, x, y, 0.1)
-        for mine, theirs in zip(W, one.network.W, strict=True):
-            np.testing.assert_allclose(theirs.value, mine, rtol=2e-4, atol=1e-5)
+        for mine, name in zip(W, ("W0", "w"), strict=True):
+            np.testing.assert_allclose(one.network.weights[name].value, mine, rtol=2e-4, atol=1e-5)
 
 
 def test_own_optimizer() -> None:
@@ -370,10 +374,8 @@ def test_threads_and_company_change_no_bit() -> None:
         return [ensemble.start(noun, form, training, key, width=16, input_shape=shape, num_outputs=C) for key in keys]
 
     def after(states: list[ensemble.State]) -> list[np.ndarray]:
-        eta = np.full((len(jax.tree.leaves(states[0].network)[0]), ensemble.CHUNK), 0.1, np.float32)
-        return [
-            np.asarray(s.network.body.blocks[0].W.value) for s in ensemble.advance_all(program, numbers, states, x, y, eta, 8)
-        ]
+        eta = np.full((len(jax.tree.leaves(states[0].network)[0]), CHUNK), 0.1, np.float32)
+        return [np.asarray(s.network.weights["W1"].value) for s in ensemble.advance_all(program, numbers, states, x, y, eta, 8)]
 
     threads = after(groups([0, 1], [2, 3]))
     in_turn = [after([group])[0] for group in groups([0, 1], [2, 3])]

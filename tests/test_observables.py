@@ -185,12 +185,12 @@ def test_gradients_by_fields_are_those_by_weights_beside_them() -> None:
     assert {*seen} == {f"gradient_kernels/{name}" for name in ("embedding", "h1", "value1", "mlp1")}
 
     def total(place: Any, x: Any, y: Any) -> Any:
-        f = eqx.tree_at(lambda network: network.place.value, network, place)(x)[0]
+        f = eqx.tree_at(lambda network: network.weights["place"].value, network, place)(x)[0]
         return jnp.sum(jnp.take_along_axis(f, y[:, None], 1)[:, 0] - f.mean(1))
 
-    by_place = jax.vmap(jax.grad(total), (None, 0, 0))(network.place.value, x, y)
+    by_place = jax.vmap(jax.grad(total), (None, 0, 0))(network.weights["place"].value, x, y)
     output = problem.parameterization.scale("output", width=WIDTH, fan_in=WIDTH)
-    g = by_place / network.place.scale.multiplier / (output.multiplier * output.init_std)
+    g = by_place / network.weights["place"].scale.multiplier / (output.multiplier * output.init_std)
     right = np.einsum("msi,nsi->mn", g, g) / g[0].size
     np.testing.assert_allclose(seen["gradient_kernels/embedding"][0], right, rtol=1e-3, atol=1e-6 * right.max())
     assert np.abs(seen["gradient_kernels/h1"][0] / right - 1).max() > 0.1  # negative twin: another field
@@ -201,7 +201,7 @@ def test_gradients_by_fields_are_those_by_weights_beside_them() -> None:
     h = np.asarray(jax.vmap(network)(x)[1]["h2"])
     sites, pooled = h[0, :, :, 0].size, 4 * (h.shape[1] // 2) * (h.shape[2] // 2)
     assert sites == pooled
-    w = np.asarray(network.w.value)  # in units of b_L; each site has its share of the mean
+    w = np.asarray(network.weights["w"].value)  # in units of b_L; each site has its share of the mean
     g = np.einsum("mabi,ci->mcabi", 1 - np.tanh(h) ** 2, w) / sites
     right = np.einsum("mcabi,ncabi->mn", g, g) / len(w) / h[0].size
     seen = looked(problem, state, "gradient_kernels", x=x, y=y)["gradient_kernels/h2"][0]

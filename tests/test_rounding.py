@@ -208,7 +208,7 @@ def test_float64_is_that_of_numpy() -> None:
     with float64():
         key = jax.random.fold_in(jax.random.fold_in(jax.random.key(0), N), 0)
         network: Any = build(MLP(1, "linear"), Parameterization(), width=N, input_shape=(D,), num_outputs=1, key=key)
-        W, w = (np.asarray(layer.value) for layer in network.W)
+        W, w = (np.asarray(network.weights[name].value) for name in ("W0", "w"))
     order = np.random.default_rng(0).permutation(4)  # of the probes
     start = x @ W.T @ w.T / (N * D**0.5)
     for t in range(T + 1):

@@ -82,7 +82,7 @@ def test_mlp_on_a_task_trains_as_an_ensemble() -> None:
     program, numbers = ensemble.program_of(problem.parameterization, training), ensemble.Training.of(training)
     step = jax.jit(ensemble.step, static_argnums=0)
     losses = []
-    for _, (x, y) in zip(range(18), ensemble.batches(task, training), strict=False):
+    for _, (x, y) in zip(range(18), batches(task, training), strict=False):
         state, loss = step(program, numbers, state, x, y, 1.0)
         losses.append(float(loss))
     assert result.losses[0, 2, 2] == pytest.approx(losses[-1], rel=1e-4)

@@ -2,12 +2,12 @@
 
 from widthwise import schedules, tasks
 from widthwise.activation import Activation
-from widthwise.architecture import MLP, ConvNet, ResidualMLP, ResNet, Transformer, ViT
 from widthwise.estimate import Estimate
 from widthwise.fluctuations import Fluctuations
 from widthwise.kernel_descent import kernel_descent
 from widthwise.kernel_spectra import KernelSpectra
 from widthwise.loss import Loss
+from widthwise.networks import MLP, ConvNet, Network, ResidualMLP, ResNet, Transformer, ViT
 from widthwise.parameterization import Parameterization
 from widthwise.problem import Problem
 from widthwise.result import Result, Status, Unsolved
@@ -27,6 +27,7 @@ __all__ = [
     "GradientDescent",
     "KernelSpectra",
     "Loss",
+    "Network",
     "Optax",
     "Parameterization",
     "Problem",

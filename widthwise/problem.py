@@ -17,10 +17,10 @@ from numpy.typing import NDArray
 
 from widthwise import check
 from widthwise.activation import NAMED, Activation
-from widthwise.architecture import MLP, NAMES, Architecture, ResidualMLP
 from widthwise.data import Stream
 from widthwise.loss import NAMED as LOSSES
 from widthwise.loss import Loss, as_loss
+from widthwise.networks import MLP, NAMES, Architecture, Network, Plan, ResidualMLP, plan_of
 from widthwise.parameterization import Parameterization
 from widthwise.precision import float64
 from widthwise.tasks import Task
@@ -33,7 +33,7 @@ class Problem:
     """The physics, whole: what is trained, at which strength, on what, and how.
 
     Args:
-        architecture: MLP, ResidualMLP, ConvNet, ResNet, Transformer or ViT.
+        architecture: MLP, ResidualMLP, ConvNet, ResNet, Transformer or ViT; or a Network of your own.
         parameterization: Parameterization.
         task: Task, arrays of points; or a Stream of batches (`widthwise.data`), which networks alone train on.
         training: GradientDescent.
@@ -68,6 +68,8 @@ class Problem:
             self._check_stream()
         else:
             self._check_task()
+        if isinstance(self.architecture, Network):
+            self.plan  # noqa: B018  # what has no limit is refused here
 
     def _check_stream(self) -> None:
         stream, training = self.task, self.training
@@ -99,19 +101,20 @@ class Problem:
 
     def _check_task(self) -> None:
         task, training = self.task, self.training
-        if not isinstance(self.architecture, MLP | ResidualMLP):
+        if not isinstance(self.architecture, MLP | ResidualMLP | Network):
             raise ValueError(
-                f"a Task holds vectors, which MLP and ResidualMLP take; {type(self.architecture).__name__} takes a Stream of "
+                "a Task holds vectors, which MLP, ResidualMLP and a Network of your own take; "
+                f"{type(self.architecture).__name__} takes a Stream of "
                 "images or tokens: widthwise.data.from_arrays makes one of arrays."
             )
         if not isinstance(self.architecture, MLP) or training.optimizer is not None:
             for name in ("temperature", "flow", "layer_rates"):
                 if getattr(training, name):
                     raise ValueError(f"{name} is for an MLP on a Task without an optimizer of its own: leave it out.")
-        L = self.architecture.depth
         training.check_data(task.num_train)
         if training.online and not task.num_test:
             raise ValueError("online training is watched at the test points: give the task X_test.")
+        L = self.architecture.depth if isinstance(self.architecture, MLP) else 0
         if training.layer_rates is not None and len(training.layer_rates) != L + 1:
             raise ValueError(
                 f"layer_rates must have L + 1 = {L + 1} factors, of W^0 ... W^{L - 1} and the readout; got "
@@ -122,6 +125,21 @@ class Problem:
                 training.loss.check_targets(y)
         if training.loss.name == "cross_entropy":
             _warn_of_no_class_0(task)
+
+    @property
+    def input_shape(self) -> tuple[int, ...]:
+        """Of one sample."""
+        return self.task.input_shape if isinstance(self.task, Stream) else (self.task.input_dim,)
+
+    @property
+    def whole(self) -> bool:
+        """Whether samples are whole numbers, tokens."""
+        return isinstance(self.task, Stream) and self.task.kind == "tokens"
+
+    @property
+    def plan(self) -> Plan:
+        """Weights, populations and fields of the network on these data."""
+        return plan_of(self.architecture, self.input_shape, self.task.num_outputs, self.whole)
 
     @property
     def num_watched(self) -> int:
@@ -167,10 +185,7 @@ class Problem:
         """The Problem as JSON: every setting, the arrays as nested lists, the activation by name or by its jaxpr."""
         task = self.task
         return {
-            "architecture": {
-                "name": type(self.architecture).__name__,
-                **{k: _activation_text(v) if k == "activation" else v for k, v in _fields(self.architecture).items()},
-            },
+            "architecture": _architecture_text(self),
             "parameterization": dataclasses.asdict(self.parameterization),
             "task": {
                 "name": task.name,
@@ -194,6 +209,7 @@ class Problem:
         loss: Callable[..., Any] | None = None,
         stream: Stream | None = None,
         optimizer: Optax | None = None,
+        network: Network | None = None,
     ) -> Problem:
         """The Problem that `to_json` wrote.
 
@@ -203,12 +219,13 @@ class Problem:
             loss: the user's own loss function, likewise.
             stream: the Stream it was trained on, likewise.
             optimizer: the Optax of the user's own, likewise.
+            network: the Network of the user's own, likewise.
 
         Raises:
             ValueError: the Problem had something of the user's own and none, or another, is passed.
         """
         try:
-            return _problem_from(data, activation, loss, stream, optimizer)
+            return _problem_from(data, activation, loss, stream, optimizer, network)
         except (LookupError, TypeError, AttributeError) as error:
             raise ValueError(f"data must be what Problem.to_json gave, of this version of widthwise; got {error!r}.") from error
 
@@ -222,19 +239,10 @@ def _problem_from(
     loss: Callable[..., Any] | None,
     stream: Stream | None,
     optimizer: Optax | None,
+    network: Network | None,
 ) -> Problem:
-    text = data["architecture"]["activation"]
-    spec = text if isinstance(text, str) else activation
-    if spec is None:
-        raise ValueError(
-            f"this Problem has an activation of the user's own, {text['name']!r}, which a file cannot hold. "
-            "Pass the function: Result.load(path, activation=function)."
-        )
-    noun = {k: tuple(v) if isinstance(v, list) else v for k, v in data["architecture"].items()} | {"activation": spec}
-    architecture = NAMES[noun.pop("name")](**noun)
-    if _activation_text(architecture.activation) != text:
-        raise ValueError(f"the activation passed is not the one the Problem had; that one traces to {text['jaxpr']}")
-    return Problem(
+    architecture = _network_from(data["architecture"], network) or _architecture_from(data["architecture"], activation)
+    problem = Problem(
         architecture,
         Parameterization(**data["parameterization"]),
         _stream_from(data["task"], stream) if "stream" in data["task"] else Task(**data["task"]),
@@ -246,6 +254,48 @@ def _problem_from(
             }
         ),
     )
+    if network is not None and isinstance(architecture, Network) and _architecture_text(problem) != data["architecture"]:
+        raise ValueError(f"the network passed is not the one the Problem had, {data['architecture']['function']!r}.")
+    return problem
+
+
+def _architecture_text(problem: Problem) -> dict[str, Any]:
+    """The settings of a noun; of a user's own network what it computes of these data."""
+    noun = problem.architecture
+    if isinstance(noun, Network):
+        return {"name": "Network", "function": noun.name, "text": problem.plan.text}
+    return {
+        "name": type(noun).__name__,
+        **{k: _activation_text(v) if k == "activation" else v for k, v in _fields(noun).items()},
+    }
+
+
+def _network_from(text: dict[str, Any], network: Network | None) -> Network | None:
+    """The user's own network; None if the Problem had another architecture."""
+    if text["name"] != "Network":
+        return None
+    if network is None:
+        raise ValueError(
+            f"this Problem has a network of the user's own, {text['function']!r}, which a file cannot hold. "
+            "Pass it: Result.load(path, network=Network(function))."
+        )
+    check.instance("network", network, Network)
+    return network
+
+
+def _architecture_from(data: dict[str, Any], activation: Callable[..., Any] | Activation | None) -> Any:
+    text = data["activation"]
+    spec = text if isinstance(text, str) else activation
+    if spec is None:
+        raise ValueError(
+            f"this Problem has an activation of the user's own, {text['name']!r}, which a file cannot hold. "
+            "Pass the function: Result.load(path, activation=function)."
+        )
+    noun = {k: tuple(v) if isinstance(v, list) else v for k, v in data.items()} | {"activation": spec}
+    architecture = NAMES[noun.pop("name")](**noun)
+    if _activation_text(architecture.activation) != text:
+        raise ValueError(f"the activation passed is not the one the Problem had; that one traces to {text['jaxpr']}")
+    return architecture
 
 
 _PARTS: dict[str, tuple[type, ...]] = {

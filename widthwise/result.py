@@ -19,6 +19,7 @@ from widthwise.checked import checked
 from widthwise.data import Stream
 from widthwise.estimate import Estimate
 from widthwise.loss import SampleLoss
+from widthwise.networks import Network
 from widthwise.problem import Problem
 from widthwise.storage import read_arrays, with_suffix, write_arrays
 from widthwise.training import Optax
@@ -75,6 +76,32 @@ class Status:
                 suggestion = min(suggestion, P / (2 * float(np.linalg.eigvalsh(K)[-1])))
         suggestion = float(f"{suggestion:.2g}")
         return Status(False, f"training diverged at step {step}: lower eta0 from {eta0:g} to {suggestion:g}.", step, suggestion)
+
+    @staticmethod
+    def of_samples(problem: Problem, samples: Trajectory, done: str, whose: str) -> Status:
+        """The Status of samples, which have an axis of runs: ok unless one diverged, as `of` says; it leaves the others alone.
+
+        The scale of the loss is what they start at, at the points that are watched and on the first batch.
+
+        Args:
+            done: text of success, with the number of runs for {}.
+            whose: what runs are.
+        """
+        losses = [loss for loss in (samples.loss, samples.test_loss) if loss is not None]
+        scale = max(*(float(np.nanmax(loss[:, 0], initial=0.0)) for loss in losses), np.finfo(np.float64).tiny)
+        finite = np.isfinite(samples.f.reshape(*samples.f.shape[:2], -1)).all(-1)
+        for loss in losses:
+            finite &= loss < DIVERGED * scale
+        if finite.all():
+            return Status(True, done.format(len(finite)))
+        bad, step, eta0 = ~finite.all(1), int(samples.steps[(~finite).any(0).argmax()]), problem.training.eta0
+        return Status(
+            False,
+            f"training of {bad.sum()} of {len(bad)} {whose} diverged, by step {step}: "
+            f"lower eta0 from {eta0:g} to {eta0 / 2:g}.",
+            step,
+            eta0 / 2,
+        )
 
 
 class Unsolved(RuntimeError):
@@ -211,6 +238,7 @@ class Result:
         loss: SampleLoss | None = None,
         stream: Stream | None = None,
         optimizer: Optax | None = None,
+        network: Network | None = None,
     ) -> Result:
         """Read what `save` wrote.
 
@@ -220,6 +248,7 @@ class Result:
             loss: the user's own loss function, likewise.
             stream: the Stream that was trained on, likewise.
             optimizer: the user's own optimizer, likewise.
+            network: the user's own Network, likewise.
 
         Raises:
             OSError: no such file, or one that cannot be read.
@@ -247,7 +276,7 @@ class Result:
             observables = {name[len(part) + 1 :]: x for name, x in data.items() if name.startswith(f"{part}/")}
             return Trajectory.of(data["steps"], data["kernel_steps"], observables)
 
-        problem = Problem.from_json(header.get("problem"), activation, loss, stream, optimizer)
+        problem = Problem.from_json(header.get("problem"), activation, loss, stream, optimizer, network)
         try:
             n = check.count("n", header["n"], least=0)
             samples = _fitting(trajectory("samples"), n) if "samples/f" in data else None

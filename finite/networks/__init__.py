@@ -1,26 +1,14 @@
-"""Networks of width N, one equinox module per architecture: x of one sample -> outputs, and its fields by name."""
+"""Networks of width N: a description (`widthwise.networks`) with drawn weights."""
 
 from __future__ import annotations
 
-from typing import Any
-
-import equinox as eqx
 from jaxtyping import Array, Key
 
-from finite.networks import conv, mlp, transformer
+from finite.networks.drawn import Drawn
 from finite.networks.weight import Maker, Weight, is_weight
-from widthwise import MLP, ConvNet, Parameterization, ResidualMLP, ResNet, Transformer, ViT
-from widthwise.architecture import Architecture
+from widthwise import Parameterization, Transformer
+from widthwise.networks import Architecture, plan_of
 from widthwise.parameterization import Optimizer
-
-MODULES: dict[type, Any] = {
-    MLP: mlp.Dense,
-    ResidualMLP: mlp.Residual,
-    ConvNet: conv.Convolutional,
-    ResNet: conv.Residual,
-    Transformer: transformer.Decoder,
-    ViT: transformer.Viewer,
-}
 
 
 def build(
@@ -30,9 +18,10 @@ def build(
     width: int,
     input_shape: tuple[int, ...],
     num_outputs: int,
+    whole: bool | None = None,
     key: Key[Array, ""],
     optimizer: Optimizer = "sgd",
-) -> eqx.Module:
+) -> Drawn:
     """A network at its start.
 
     Args:
@@ -41,6 +30,7 @@ def build(
         width: N.
         input_shape: of one sample.
         num_outputs: C, or the vocabulary.
+        whole: whether samples are whole numbers (tokens), by default of a Transformer.
         key: of the initial weights.
         optimizer: whose learning rates the weights carry.
 
@@ -55,8 +45,12 @@ def build(
         ((3,), {'h1': (32,), 'h2': (32,)})
     """
     architecture.check_input(input_shape, width)
-    make = Maker(form, optimizer, width, key, blocks=architecture.num_blocks)
-    return MODULES[type(architecture)](architecture, make, input_shape, num_outputs)
+    tokens = isinstance(architecture, Transformer) if whole is None else whole
+    plan = plan_of(architecture, input_shape, num_outputs, tokens)
+    for name, p in plan.populations.items():
+        if p.times * width % (p.parts or 1):
+            raise ValueError(f"{p.parts} must divide the {p.times * width} neurons of {name!r}, at width={width}.")
+    return Drawn(architecture, plan, Maker(form, optimizer, width, key))
 
 
-__all__ = ["Weight", "build", "is_weight"]
+__all__ = ["Drawn", "Weight", "build", "is_weight"]

@@ -1,0 +1,207 @@
+"""The limit of any network: against networks written out by hand, extrapolated in 1/N, which share nothing with it."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Generator
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+import dmft
+from dmft.process.paths import Source
+from dmft.process.step import is_matrix
+from tests import by_hand
+from widthwise import (
+    ConvNet,
+    GradientDescent,
+    Network,
+    Parameterization,
+    Problem,
+    ResidualMLP,
+    ResNet,
+    Transformer,
+    ViT,
+    data,
+    tasks,
+)
+from widthwise.data import Stream
+
+T = 12
+rng = np.random.default_rng(0)
+VECTORS = tasks.sphere(4, input_dim=6)
+SERIES = rng.standard_normal((4, 3, 5))
+IMAGES = rng.standard_normal((6, 4, 4, 2))
+TOKENS = rng.integers(0, 5, (6, 5))
+
+
+def batches(x: np.ndarray, y: np.ndarray, kind: str, outputs: int) -> tuple[Stream, tuple[np.ndarray, ...]]:
+    """A stream that goes round a few samples, four at a time; and the same batches for networks by hand. All are watched."""
+    rows = np.stack([np.roll(np.arange(len(x)), 2 * t)[:4] for t in range(T + 1)])
+
+    def source(batch_size: int, start: int) -> Generator[tuple[np.ndarray, np.ndarray], None, int]:
+        for t in range(start, T + 1):
+            yield x[rows[t]], y[rows[t]]
+        return T + 1
+
+    stream = Stream("round", x.shape[1:], outputs, kind, source, lambda n: (x[:n], y[:n]), num_held_out=len(x))
+    Y = np.eye(outputs)[y] if kind != "values" else y
+    return stream, (x[rows[:T]], Y[rows[:T]], x)
+
+
+class Case(NamedTuple):
+    """One network twice: its problem here, and written by hand."""
+
+    architecture: Any
+    by_hand: by_hand.Network
+    task: Any
+    data: tuple[np.ndarray, ...]
+    gamma0: float = 1.0
+    eta0: float = 0.3
+    training: dict[str, Any] = {}  # noqa: RUF012
+    pairs: int = 256
+    width: int = 64
+    alpha: float = 1.0
+    sees_back: bool = False  # elsewhere f hardly depends on that response
+
+    def problem(self) -> Problem:
+        settings = dict(self.training)
+        if isinstance(self.task, Stream):
+            loss = "mse" if self.task.kind == "values" else "cross_entropy"
+            settings |= {"batch_size": 4, "loss": loss}
+        form = Parameterization(self.gamma0, alpha=self.alpha)
+        return Problem(self.architecture, form, self.task, GradientDescent(self.eta0, T, **settings))
+
+    def limit(self, num_paths: int = 512, num_replicas: int = 8, **settings: Any) -> dmft.March:
+        return dmft.solve(self.problem(), dmft.March(num_paths, num_replicas), record=range(T + 1), progress=False, **settings)
+
+    def networks(self) -> tuple[np.ndarray, np.ndarray]:
+        """f at N -> infinity (steps, points, ...) and its standard error."""
+        momentum, decay = self.training.get("momentum", 0.0), self.training.get("weight_decay", 0.0)
+        loss = "cross_entropy" if isinstance(self.task, Stream) and self.task.kind != "values" else "mse"
+        settings: dict[str, Any] = {"eta0": self.eta0, "gamma0": self.gamma0, "num_steps": T, "momentum": momentum}
+        settings |= {"decay": decay, "loss": loss}
+        small, large = (
+            self.recorded(by_hand.ensemble(self.by_hand, self.data, width=N, num_seeds=n, **settings)["f"])
+            for N, n in ((self.width, self.pairs), (2 * self.width, self.pairs))
+        )
+        mean = 2 * large.mean(0) - small.mean(0)
+        return mean, np.sqrt((4 * large.var(0, ddof=1) + small.var(0, ddof=1)) / self.pairs)
+
+    def recorded(self, f: np.ndarray) -> np.ndarray:
+        """What results keep of f (seeds, steps, points, ...): of tokens the centred logit of the one that comes."""
+        if not (isinstance(self.task, Stream) and self.task.kind == "tokens"):
+            return f
+        target = np.eye(f.shape[-1])[self.task.probe(len(TOKENS))[1]]
+        f = np.sum((f - f.mean(-1, keepdims=True)) * target, axis=-1)
+        return f.reshape(*f.shape[:2], -1)
+
+
+def images(**settings: Any) -> dict[str, Any]:
+    y = rng.standard_normal((6, 2))
+    stream, by_hand_data = batches(IMAGES, y, "values", 2)
+    return {"task": stream, "data": by_hand_data} | settings
+
+
+def tokens(**settings: Any) -> dict[str, Any]:
+    stream, by_hand_data = batches(TOKENS, np.roll(TOKENS, -1, axis=1), "tokens", 5)
+    return {"task": stream, "data": by_hand_data} | settings
+
+
+def looped(net: Any, x: Any) -> Any:
+    h = net.input("W0", x, "h")
+    for _ in range(3):
+        h = 0.5 * h + net.hidden("W", jnp.tanh(h), "h", "h")
+    return net.readout("w", jnp.tanh(h), "h")
+
+
+def recurrent(net: Any, x: Any) -> Any:
+    u = net.input("U", x.reshape(len(x), 3, 5), "h")
+    h = u[:, 0]
+    for t in (1, 2):
+        h = net.hidden("W", jnp.tanh(h), "h", "h") + u[:, t]
+    return net.readout("w", jnp.tanh(h), "h")
+
+
+def autoencoder(net: Any, x: Any) -> Any:
+    """W and its transpose in one pass."""
+    h = net.input("W0", x, "h")
+    m = net.hidden("W", jnp.tanh(h), "h", "m")
+    return net.readout("w", jnp.tanh(net.transposed("W", jnp.tanh(m))), "h")
+
+
+POINTS = (VECTORS.X, VECTORS.y)
+SERIES_TASK = data.from_arrays(SERIES, VECTORS.y, test=(SERIES, VECTORS.y))
+ON_POINTS: dict[str, Any] = {"task": VECTORS, "data": POINTS}
+CASES = {
+    "residual": Case(ResidualMLP(2, "tanh"), by_hand.residual(2, alpha=0.5), **ON_POINTS, gamma0=2.0, eta0=0.1, alpha=0.5),
+    "blocks of two, norm": Case(
+        ResidualMLP(2, "tanh", block_depth=2, norm=True),
+        by_hand.residual(2, block_depth=2, norm=True),
+        **ON_POINTS,
+        gamma0=0.5,
+        training={"momentum": 0.5, "weight_decay": 0.05},
+    ),
+    "conv": Case(ConvNet(2, "tanh"), by_hand.conv2d(2), **images(eta0=0.5, width=32, pairs=1024)),
+    "resnet": Case(ResNet((1, 1), "tanh", norm=True), by_hand.resnet((1, 1), norm=True), **images(width=16, pairs=1024)),
+    "transformer": Case(
+        Transformer(1, num_heads=2, mlp_ratio=2), by_hand.transformer(1, heads=2, mlp_ratio=2, phi=jax.nn.gelu), **tokens()
+    ),
+    "fixed heads, tied": Case(
+        Transformer(1, head_dim=4, mlp_ratio=1, tied=True),
+        by_hand.transformer(1, head_dim=4, mlp_ratio=1, tied=True, phi=jax.nn.gelu),
+        **tokens(),
+    ),
+    "vit": Case(ViT(1, patch=2, num_heads=2, mlp_ratio=2), by_hand.vit(1, patch=2, heads=2, mlp_ratio=2), **images()),
+    "looped": Case(Network(looped), by_hand.looped(3), **ON_POINTS),
+    "recurrent": Case(
+        Network(recurrent),
+        by_hand.recurrent(),
+        tasks.Task(SERIES.reshape(4, -1), VECTORS.y),
+        (SERIES, VECTORS.y),
+    ),
+    "both ways": Case(Network(autoencoder), by_hand.autoencoder(), **ON_POINTS, sees_back=True),
+}
+FAST = ("blocks of two, norm", "transformer", "both ways")
+
+
+def distance(f: np.ndarray, sem: np.ndarray, g: np.ndarray, error: np.ndarray) -> float:
+    """Root mean square of f - g from the first step on, in units of its standard error."""
+    f, sem, g, error = (np.asarray(x)[1:].reshape(len(f) - 1, -1) for x in (f, sem, g, error))
+    return float(np.sqrt(np.mean((f - g) ** 2) / np.mean(sem**2 + error**2)))
+
+
+def without(response: str) -> Callable[..., Any]:
+    """`Source.start` of matrices whose products forward (or back) do not know of the gradients (or features) before them."""
+
+    def start(self: Source, *args: Any) -> Any:
+        weights = START(self, *args)
+        lost = {"forward": "eps_r", "back": "eps_u"}[response]
+        return {n: W._replace(**{lost: 0 * getattr(W, lost)}) if is_matrix(W) else W for n, W in weights.items()}
+
+    return start
+
+
+START = Source.start
+
+
+@pytest.mark.parametrize("name", [n if n in FAST else pytest.param(n, marks=pytest.mark.slow) for n in CASES])
+def test_limit_is_that_of_networks_written_by_hand(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Written before the numbers were seen: two standard errors in the root mean square; wrong theories four at least."""
+    case = CASES[name]
+    theory = case.limit()
+    assert theory.status.ok
+    f, error = case.networks()
+    seen = distance(theory.mean.f, theory.sem.f, f, error)
+    relative = np.sqrt(np.mean(error[1:] ** 2) / np.mean(f[1:] ** 2))
+    size = np.sqrt(np.mean((theory.mean.f.reshape(f.shape) - f)[1:] ** 2) / np.mean(f[1:] ** 2))
+    twins = {"one step late": distance(theory.mean.f[:-1], theory.sem.f[:-1], f[1:], error[1:])}
+    for response in ("forward", "back"):
+        monkeypatch.setattr(Source, "start", without(response))
+        wrong = case.limit()
+        twins[f"no response {response}"] = distance(wrong.mean.f, wrong.sem.f, f, error)
+    print(f"{name}: {seen:.2f} errors, apart {size:.4f}, networks' error {relative:.4f}, {twins}; {theory.stats}")
+    assert seen < 2
+    assert all(far > 4 for twin, far in twins.items() if case.sees_back or twin != "no response back")
