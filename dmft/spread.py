@@ -96,15 +96,20 @@ def widened(plain: Estimate, r: States) -> Estimate:
     return replace(plain, sem=Trajectory.of(plain.sem.steps, plain.sem.kernel_steps, sem))
 
 
-def solution_of(problem: Problem, samples: Trajectory, stats: dict[str, Any]) -> Solution:
-    """The Solution of replicas: its status says from which step on the bias is most of the error bar, if it is."""
-    r = scatter_of(problem, samples)
+def solution_of(problem: Problem, samples: Trajectory, stats: dict[str, Any], r: States | None = None) -> Solution:
+    """The Solution of replicas: its status says from which step on the bias is most of the error bar, if it is.
+
+    Args:
+        r: of a network other than an MLP on a Task; its status is that of samples.
+    """
+    plain = r is None
+    r = scatter_of(problem, samples) if r is None else r
     estimate = widened(Estimate.of(samples), r)
     done, bias = f"solved, {problem.training.num_steps} steps", share(r) * np.sqrt(estimate.n)
     if (most := bias > 1).any():
         done += (
-            f"; from step {most.argmax()} on replicas part so far that a bias of about {bias.max():.1f} standard errors is "
-            "most of the error bar: num_paths lowers it, num_replicas does not"
+            f"; from step {samples.steps[most.argmax()]} on replicas part so far that a bias of about {bias.max():.1f} "
+            "standard errors is most of the error bar: num_paths lowers it, num_replicas does not"
         )
-    status = Status.of(problem, estimate.mean, done)
+    status = Status.of(problem, estimate.mean, done) if plain else Status.of_samples(problem, samples, done, "replicas")
     return Solution(estimate, status, stats | {"bias over standard error": float(bias[-1])})

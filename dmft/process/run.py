@@ -29,7 +29,8 @@ from dmft.process.noise import IMAGES
 from dmft.process.paths import Form, Rank, Source
 from dmft.process.step import Look, Numbers, Rule, State, is_matrix, look, moving, step, subtracts
 from dmft.run import TooFewPaths
-from widthwise import Estimate, Problem, Status, Trajectory, checkpoint
+from dmft.spread import scatter, solution_of
+from widthwise import Problem, Trajectory, checkpoint
 from widthwise.data import Stream
 from widthwise.feed import CHUNK, Batch, Feed, batch_size, batches, rates, watched, without_noise
 from widthwise.memory import require
@@ -460,10 +461,9 @@ class Run:
             arrays["f"] = arrays["f"][..., 0]
         arrays["loss"] = self.losses[:, steps]
         samples = Trajectory.of(steps, self.kernel_steps[self.kernel_steps <= steps[-1]], arrays)
-        estimate = Estimate.of(samples)
         stats: dict[str, Any] = {"paths": self.method.num_paths, "replicas": self.method.num_replicas, "seconds": seconds}
         for i, name in enumerate(("forward", "backward")):
             stats[f"rank {name}"] = ", ".join(f"{w} {int(r[i])}" for w, r in self.sizes().items())
-        done = f"solved, {self.problem.training.num_steps} steps"
-        status = Status.of_samples(self.problem, samples, done, "replicas")
-        return Solution(estimate, status, stats)
+        f = samples.f.reshape(*samples.f.shape[:2], -1, 1)
+        of_values = self.rule.loss.name == "mse" and not np.issubdtype(self.y.dtype, np.integer)
+        return solution_of(self.problem, samples, stats, scatter(f, self.y.reshape(-1, 1) if of_values else None))
