@@ -390,7 +390,7 @@ BAD: dict[str, tuple[Any, str]] = {
         "layer_rates is for an MLP on a Task",
     ),
     "too many probes": (lambda: finite.coordinate_check(a_problem(), widths=[8]), "at least two"),
-    "theory of a real network": (lambda: dmft.solve(a_problem()), "finite.train"),
+    "theory of Adam": (lambda: dmft.solve(a_problem(optimizer=Adam(), momentum=0.0)), "leave out the optimizer"),
 }
 
 

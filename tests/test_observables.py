@@ -74,7 +74,7 @@ def an_ensemble(problem: Problem, seeds: int = 2) -> ensemble.State:
         shapes = ensemble.shapes_of(problem)
         return ensemble.start(problem.architecture, problem.parameterization, problem.training, keys, width=WIDTH, **shapes)
 
-    return start(0)._replace(start=start(1).network)
+    return start(2)._replace(start=start(1).network)
 
 
 def looked(problem: Problem, state: ensemble.State, *names: str, x: Any, y: Any) -> dict[str, np.ndarray]:

@@ -32,6 +32,7 @@ from widthwise import (
     tasks,
 )
 from widthwise.data import Stream
+from widthwise.feed import batches
 
 STREAM = data.multi_index(8, 2, 2)
 FAST = "ResidualMLP, Adam"

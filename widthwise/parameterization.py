@@ -75,6 +75,21 @@ class LayerScale(NamedTuple):
         return LayerScale(self.multiplier * c, self.init_std / c, self.learning_rate / c**2)
 
 
+class LimitUnit(NamedTuple):
+    """How a weight enters the limit and moves, its entries being N(0, 1) at the start.
+
+    Attributes:
+        size: multiplier times initial deviation, in units of inputs^-1/2 (of a readout: 1 / inputs).
+        rate: learning rate over eta0, for gradients by paths of which each is one of infinitely many neurons.
+    """
+
+    size: float
+    rate: float
+
+
+LARGE = 1 << 20
+"""A width at which to read off what is left of the powers of N."""
+
 ONE = Power()
 MEAN_FIELD = Power(N=1, gamma0=2)
 TABLE: dict[Kind, dict[Role, Scaling]] = {
@@ -202,6 +217,28 @@ class Parameterization:
         if blocks is not None and self.branch_power:
             c *= blocks ** (self.branch_power - 1 if optimizer == "adam" else 2 * self.branch_power - 1)
         return LayerScale(a, b, c)
+
+    @checked
+    def in_the_limit(self, role: Role, *, fan_in: int, times: int, blocks: int | None = None) -> LimitUnit:
+        """What of `scale` is left as N -> infinity, for a weight whose entries are in units of their initial deviation.
+
+        Args:
+            role: what the matrix is for.
+            fan_in: how many data an input sums over; of hidden weights and readouts the sum is over `fan_in` times N.
+            times: outputs over N (of a readout: inputs).
+            blocks: as in `scale`.
+
+        Example:
+            >>> Parameterization(gamma0=2.0).in_the_limit("output", fan_in=1, times=1)
+            LimitUnit(size=0.5, rate=4.0)
+        """
+        N = self.base_width or LARGE
+        inputs = fan_in * N if role in ("hidden", "output") else fan_in
+        scale = self.scale(role, width=N, fan_in=inputs, blocks=blocks)
+        if role == "output_bias":  # starts at zero, being of order N^-1/2
+            return LimitUnit(1.0, scale.learning_rate * scale.multiplier**2)
+        size = scale.multiplier * scale.init_std * inputs ** (1.0 if role == "output" else 0.5)
+        return LimitUnit(size, scale.learning_rate / scale.init_std**2 / (times * N))
 
     @checked
     def gradient_size(self, role: Role, *, width: int, fan_in: int, blocks: int | None = None) -> float:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable
 from dataclasses import dataclass
 from functools import cached_property
-from typing import Any, NamedTuple
+from typing import Any
 
 import jax.numpy as jnp
 import numpy as np
@@ -17,27 +17,13 @@ from dmft.process.noise import Noise
 from widthwise import Parameterization, Problem
 from widthwise.networks import Architecture, Plan, Population, WeightPlan, plan_of
 from widthwise.networks.backend import Start, normalized
+from widthwise.parameterization import LimitUnit
 
 Weights = dict[str, Any]
 """By name: arrays over the paths, (entries, inputs), (rows, entries), (entries,), (S, C), (C,); hidden weights are a Matrix."""
 
 Rank = tuple[int, int]
 """Numbers of functions b and a."""
-
-LARGE = 1 << 20
-"""A width at which to read exponents off the parameterization's table."""
-
-
-class Unit(NamedTuple):
-    """How a weight enters the limit and moves: everything else about it is like N(0, 1).
-
-    Attributes:
-        size: multiplier times initial deviation, in units of fan_in^-1/2 (1 / fan_in of the readout).
-        rate: learning rate of N(0, 1) entries for gradients by fields of paths, in units of eta0.
-    """
-
-    size: float
-    rate: float
 
 
 @dataclass(frozen=True)
@@ -75,43 +61,31 @@ class Form:
         """Fan in over fan out of a hidden weight, in true widths."""
         return w.count * self.times(w.frm) / self.times(w.to)
 
-    @property
-    def large(self) -> int:
-        """A width at which to read the parameterization's table."""
-        return self.parameterization.base_width or LARGE
-
     @cached_property
-    def units(self) -> dict[str, Unit]:
-        """Of every weight by name: what is left of the table at large width."""
-        form, N, out = self.parameterization, self.large, {}
+    def units(self) -> dict[str, LimitUnit]:
+        """Of every weight by name."""
+        out = {}
         for name, w in self.plan.weights.items():
-            fan_in = {"input": w.count, "hidden": w.count * self.times(w.frm) * N, "readout": self.times(w.frm) * N}.get(
-                w.kind, 1
-            )
-            scale = form.scale(w.role, width=N, fan_in=fan_in, blocks=w.blocks)
-            size = scale.multiplier * scale.init_std * fan_in ** (1.0 if w.kind == "readout" else 0.5)
-            if w.kind == "output_bias":  # starts at zero, as it is of order N^-1/2
-                out[name] = Unit(1.0, scale.learning_rate * scale.multiplier**2)
-            else:
-                rate = scale.learning_rate / scale.init_std**2 / N
-                out[name] = Unit(size, rate / self.times(w.frm if w.kind == "readout" else w.to))
+            before = self.times(w.frm)
+            fan_in = {"hidden": w.count * before, "readout": before}.get(w.kind, w.count)
+            fan_in = 1 if w.kind == "vectors" else fan_in
+            times = self.times(w.frm if w.kind == "readout" else w.to)
+            out[name] = self.parameterization.in_the_limit(w.role, fan_in=fan_in, times=times, blocks=w.blocks)
         return out
 
     @property
     def gradient_size(self) -> float:
         """N times how d f / d h scales, for fields h of N neurons: 1 / gamma0."""
-        return self.parameterization.gradient_unit(self.large) * self.large
+        return self.parameterization.in_the_limit("output", fan_in=1, times=1).size
 
     def entries(self, name: str, W: Array) -> int:
         """Of a population, along which this array lies; 1 of what lies along the outputs."""
         kind = self.plan.weights[name].kind
         return 1 if kind == "output_bias" else W.shape[-1] if kind == "vectors" else W.shape[0]
 
-    def readout_size(self, name: str, frm: str) -> float:
+    def readout_size(self, frm: str) -> float:
         """Of a table that is read out, for entries N(0, 1)."""
-        N = self.large
-        scale = self.parameterization.scale("output", width=N, fan_in=self.times(frm) * N)
-        return scale.multiplier * scale.init_std * self.times(frm) * N
+        return self.parameterization.in_the_limit("output", fan_in=self.times(frm), times=1).size
 
     def uses(self, population: Population, side: int) -> list[tuple[str, int]]:
         """Who takes coordinates of this population, (weight, which of its fields): behind weights (0) or before them (1)."""
@@ -237,7 +211,7 @@ class Paths:
         w = self.weights[name]
         if self.form.plan.weights[name].kind == "readout":
             return self.form.units[name].size * (x @ w) / len(w)
-        return self.form.readout_size(name, frm) * (x @ w.T) / x.shape[-1]
+        return self.form.readout_size(frm) * (x @ w.T) / x.shape[-1]
 
     def output_bias(self, name: str) -> Array:
         return self.weights[name]
