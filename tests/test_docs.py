@@ -201,7 +201,7 @@ def test_scripts_of_extensions(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, 
     for script in scripts(DOCS / "extend.md"):
         exec(script, page)
     shown = capsys.readouterr().out
-    assert "(1,) {'h1': (32,), 'gate': (32,)}" in shown
+    assert "{'kernels/gate': (2, 12, 12), 'kernels/h1': (2, 12, 12)}" in shown
     assert page["theory"].status.ok
     x, y = next(page["endless"].batches(4, start=3))
     assert x.shape == (4, 10)

@@ -45,6 +45,12 @@ def test_scripts_of_networks(capsys: pytest.CaptureFixture[str]) -> None:
     assert bool(names["sweep"]), str(names["sweep"])
 
 
+def test_script_of_any_network(capsys: pytest.CaptureFixture[str]) -> None:
+    (script,) = scripts(DOCS / "any_network.md")
+    exec(script, {})
+    assert "theory and experiment agree" in capsys.readouterr().out
+
+
 def test_script_of_spectra(capsys: pytest.CaptureFixture[str]) -> None:
     for script in scripts(DOCS / "spectra.md"):
         exec(script, {})
