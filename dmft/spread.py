@@ -87,7 +87,7 @@ def widened(plain: Estimate, r: States) -> Estimate:
         own = r
         if name in LOSSES:
             own = np.maximum(r, over(np.sqrt(plain.n) * sem, plain.mean[name]))
-        at = {"step": share(own), "kept": share(own[plain.sem.kernel_steps])}
+        at = {"step": share(own), "kept": share(own[np.searchsorted(plain.sem.steps, plain.sem.kernel_steps)])}
         times = [(i, at[axis]) for i, axis in enumerate(axes_of(name, sem.shape)) if axis in at]
         b = np.max(np.broadcast_arrays(*(np.expand_dims(x, [*range(1, sem.ndim - i)]) for i, x in times)), axis=0)
         return sem * np.sqrt(1 + plain.n * b**2)
