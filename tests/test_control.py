@@ -160,7 +160,7 @@ def test_never_worse_than_without(rate: float, gamma0: float, monkeypatch: pytes
     assert error < 1.1 * plain_error + rms(many.sem.f)
     assert bar < 1.05 * plain_bar
     assert z < max(4.5, 1.5 * plain_z)
-    if rate in (0.99, 1.01):
+    if rate == 1.01 or (rate == 0.99 and gamma0 < 0.3):  # at 0.99 and 0.3 the guard is not needed: 0.034 without, 0.027 with it
         trust_everything(monkeypatch)
         f = [solve(p, March(256), seed=s, save_kernels=[], throw=False).mean.f for s in range(4)]
         assert rms(f - many.mean.f) > 10 * max(error, bar)
