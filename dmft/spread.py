@@ -96,16 +96,19 @@ def widened(plain: Estimate, r: States) -> Estimate:
     return replace(plain, sem=Trajectory.of(plain.sem.steps, plain.sem.kernel_steps, sem))
 
 
-def solution_of(problem: Problem, samples: Trajectory, stats: dict[str, Any], r: States | None = None) -> Solution:
+def solution_of(
+    problem: Problem, samples: Trajectory, stats: dict[str, Any], r: States | None = None, also: str = ""
+) -> Solution:
     """The Solution of replicas: its status says from which step on the bias is most of the error bar, if it is.
 
     Args:
         r: of a network other than an MLP on a Task; its status is that of samples.
+        also: what the status is to say besides.
     """
     plain = r is None
     r = scatter_of(problem, samples) if r is None else r
     estimate = widened(Estimate.of(samples), r)
-    done, bias = f"solved, {problem.training.num_steps} steps", share(r) * np.sqrt(estimate.n)
+    done, bias = f"solved, {problem.training.num_steps} steps{also}", share(r) * np.sqrt(estimate.n)
     if (most := bias > 1).any():
         done += (
             f"; from step {samples.steps[most.argmax()]} on replicas part so far that a bias of about {bias.max():.1f} "

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Generator
+from pathlib import Path
 from typing import Any, NamedTuple
 
 import jax
@@ -11,10 +12,14 @@ import numpy as np
 import pytest
 
 import dmft
+import finite
+from dmft.process import run as process
 from dmft.process.paths import Source
 from dmft.process.step import is_matrix
 from tests import by_hand
 from widthwise import (
+    MLP,
+    Adam,
     ConvNet,
     GradientDescent,
     Network,
@@ -22,8 +27,11 @@ from widthwise import (
     Problem,
     ResidualMLP,
     ResNet,
+    Result,
     Transformer,
+    Unsolved,
     ViT,
+    checkpoint,
     data,
     tasks,
 )
@@ -205,3 +213,106 @@ def test_limit_is_that_of_networks_written_by_hand(name: str, monkeypatch: pytes
     print(f"{name}: {seen:.2f} errors, apart {size:.4f}, networks' error {relative:.4f}, {twins}; {theory.stats}")
     assert seen < 2
     assert all(far > 4 for twin, far in twins.items() if case.sees_back or twin != "no response back")
+
+
+# --- what the MLP's solver has, too -------------------------------------------------------------------------------------------
+
+
+def small(net: Any, x: Any) -> Any:
+    h = net.see("h1", net.input("W0", x, "h"))
+    h = net.see("h2", h + net.hidden("W", jnp.tanh(h), "h", "h"))
+    return net.readout("w", jnp.tanh(h), "h")
+
+
+SMALL = Problem(Network(small), Parameterization(1.0), VECTORS, GradientDescent(0.3, 40, momentum=0.5, weight_decay=0.1))
+SAVE = ("kernels", "gradient_kernels", "update_size")
+
+
+def solved(problem: Problem = SMALL, method: dmft.March | None = None, **settings: Any) -> Result:
+    return dmft.solve(problem, method or dmft.March(128, 4, tol=1e-3), progress=False, **{"save": SAVE} | settings)
+
+
+def test_stopped_and_resumed_gives_the_same_bits(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Stopped after the matrices have been given more room, so that the noise of that is drawn again."""
+    file = tmp_path / "march"
+    monkeypatch.setattr(checkpoint, "SECONDS", 0.0)
+    monkeypatch.setattr(process, "FIRST_ROOM", 8)
+    whole = solved()
+    look = process.Run.look
+
+    def stopped(self: process.Run, t: int) -> None:
+        if t > 20:
+            raise KeyboardInterrupt
+        look(self, t)
+
+    monkeypatch.setattr(process.Run, "look", stopped)
+    with pytest.raises(KeyboardInterrupt):
+        solved(checkpoint=file)
+    monkeypatch.setattr(process.Run, "look", look)
+    begun: list[int] = []
+    resume = process.Run.resume
+
+    def watched(self: process.Run, path: Path) -> None:
+        resume(self, path)
+        begun.append(self.now)
+        assert len(self.drawn) > 1
+
+    monkeypatch.setattr(process.Run, "resume", watched)
+    resumed = solved(checkpoint=file)
+    assert 0 < begun[0] < 40
+    for name, x in whole.samples.observables().items():
+        assert np.array_equal(x, resumed.samples.observables()[name]), name
+    assert not file.exists()
+    assert not np.array_equal(solved(seed=1).samples.f, whole.samples.f)
+
+
+def test_update_size_and_kernels_at_the_start() -> None:
+    """Kernels of an untrained network in closed form; what has not moved has moved by nothing."""
+    result = solved(SMALL.replace(num_steps=1), dmft.March(1024, 8))
+    K = VECTORS.X @ VECTORS.X.T / VECTORS.input_dim
+    np.testing.assert_allclose(result.mean["kernels/h1"][0], K, atol=1e-12)
+    sd = np.sqrt(np.diag(K))
+    x, w = np.polynomial.hermite_e.hermegauss(80)
+    square = np.array([(w @ np.tanh(s * x) ** 2) / w.sum() for s in sd])
+    found, sem = (np.diag(part["kernels/h2"][0]) for part in (result.mean, result.sem))
+    assert np.abs((found - np.diag(K) - square) / np.hypot(sem, 1e-4)).max() < 5
+    assert np.abs((found - np.diag(K) - square**2) / np.hypot(sem, 1e-4)).max() > 9
+    for name in ("update_size/h1", "update_size/h2"):
+        assert result.mean[name][0] < 1e-12
+        assert result.mean[name][1] > 1e-3
+
+
+@pytest.mark.parametrize(
+    ("of", "message"),
+    [
+        (lambda: solved(SMALL.replace(optimizer=Adam(), momentum=0.0)), "leave out the optimizer"),
+        (lambda: solved(SMALL.replace(kind="ntk")), "lazy limit"),
+        (lambda: solved(SMALL.replace(gamma0=1e-9)), "at least 1e-08"),
+        (lambda: solved(save=["sharpness"]), "save must be one of"),
+        (lambda: solved(method=dmft.Lazy()), "is for an MLP on a Task"),
+        (lambda: solved(method=dmft.March(128, 4, dtype="float32")), "leave them out"),
+        (lambda: solved(method=dmft.March(24, 2, tol=1e-12)), "Raise num_paths to 48 or more"),
+        (lambda: solved(SMALL.replace(architecture=MLP(2)), record=[1]), "leave out record"),
+    ],
+)
+def test_what_does_not_apply(of: Callable[[], Any], message: str) -> None:
+    with pytest.raises(ValueError, match=message):
+        of()
+
+
+def test_diverging_training_says_so() -> None:
+    with pytest.raises(Unsolved, match=r"replicas diverged.*lower eta0"):
+        solved(SMALL.replace(eta0=100.0))
+
+
+def test_status_tells_of_few_paths() -> None:
+    assert "many for 32 paths" in solved(method=dmft.March(32, 4, tol=1e-2)).status.message
+    assert "many for" not in solved(method=dmft.March(256, 4, tol=1e-2)).status.message
+
+
+def test_coordinate_check_has_the_limit_beside() -> None:
+    theory = solved(SMALL.replace(num_steps=2), save=["update_size"])
+    found = finite.coordinate_check(SMALL.replace(num_steps=2), widths=(32, 64), num_seeds=2, theory=theory, progress=False)
+    assert {*found.limit} == {"h1", "h2"}
+    for name, (size, _) in found.limit.items():
+        assert 0.5 < size / theory.mean[f"update_size/{name}"][-1] < 2

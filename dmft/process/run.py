@@ -180,7 +180,7 @@ class Run:
         self.numbers = Numbers(np.float64(training.momentum), np.float64(training.weight_decay))
         self.x, self.y = watched(problem, num_probes)
         S, R = method.num_paths, method.num_replicas
-        self.widest = S  # directions that so many paths can tell apart; from half of them on noise is not white any more
+        self.widest = 3 * S // 4
         self.hidden = {name: w for name, w in self.form.plan.weights.items() if w.kind == "hidden"}
         one_site = len(problem.input_shape) == 1 and not problem.whole
         few = min(room_for(2 * batch_size(problem.task, training) + 16), FIRST_ROOM) if one_site else FIRST_ROOM
@@ -466,4 +466,11 @@ class Run:
             stats[f"rank {name}"] = ", ".join(f"{w} {int(r[i])}" for w, r in self.sizes().items())
         f = samples.f.reshape(*samples.f.shape[:2], -1, 1)
         of_values = self.rule.loss.name == "mse" and not np.issubdtype(self.y.dtype, np.integer)
-        return solution_of(self.problem, samples, stats, scatter(f, self.y.reshape(-1, 1) if of_values else None))
+        r = scatter(f, self.y.reshape(-1, 1) if of_values else None)
+        rank, S = max((int(max(n)) for n in self.sizes().values()), default=0), self.method.num_paths
+        full = (
+            f"; matrices have met {rank} directions, many for {S} paths: num_paths lowers what that costs"
+            if 3 * rank > S
+            else ""
+        )
+        return solution_of(self.problem, samples, stats, r, full)
