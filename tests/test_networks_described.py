@@ -172,6 +172,29 @@ def test_fingerprint_is_of_what_a_description_computes() -> None:
     assert same.fingerprint() != other.fingerprint()
 
 
+def test_what_a_weight_reads_is_part_of_a_description() -> None:
+    """The same operations in the same order, on another field; on what is averaged; of a branch of other depth."""
+
+    def reads(which: int, averaged: int = 0, blocks: int = 2) -> Any:
+        def description(net: Any, x: Any) -> Any:
+            h = [net.input(name, x, "s") for name in ("W0", "V0")]
+            g = net.hidden("W", h[which], "s", "s") * net.branch(blocks)
+            return net.readout("w", g - net.average(h[averaged]), "s")
+
+        return description
+
+    prints = [problem(reads(*x)).fingerprint() for x in ((0,), (1,), (0, 1), (0, 0, 3))]
+    assert len({*prints}) == 4
+    assert problem(reads(0)).fingerprint() == prints[0]
+
+
+def test_a_network_made_anew_is_the_one_before() -> None:
+    """So that nothing compiles twice."""
+    one, again, other = (problem(lambda net, x, c=c: residual(net, x, c)).architecture for c in (0.5, 0.5, 0.25))
+    assert one is again
+    assert one is not other
+
+
 def test_a_file_asks_for_the_network(tmp_path: Path) -> None:
     result = finite.train(problem(), width=8, num_seeds=2, progress=False)
     result.save(tmp_path / "nets")

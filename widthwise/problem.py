@@ -68,8 +68,9 @@ class Problem:
             self._check_stream()
         else:
             self._check_task()
-        if isinstance(self.architecture, Network):
-            self.plan  # noqa: B018  # what has no limit is refused here
+        if isinstance(self.architecture, Network):  # what has no limit is refused here
+            same = _OWN.setdefault((self.architecture.name, self.plan.text), self.architecture)
+            object.__setattr__(self, "architecture", same)
 
     def _check_stream(self) -> None:
         stream, training = self.task, self.training
@@ -297,6 +298,9 @@ def _architecture_from(data: dict[str, Any], activation: Callable[..., Any] | Ac
         raise ValueError(f"the activation passed is not the one the Problem had; that one traces to {text['jaxpr']}")
     return architecture
 
+
+_OWN: dict[tuple[str, str], Network] = {}
+"""The first network of the user's own that computes what the text says, so that one made anew compiles nothing anew."""
 
 _PARTS: dict[str, tuple[type, ...]] = {
     "architecture": get_args(Architecture),

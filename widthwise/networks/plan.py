@@ -10,6 +10,7 @@ from typing import Any, Literal
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jax.extend.core import Primitive
 
 from widthwise import check
 from widthwise.networks.backend import Population, Start
@@ -120,6 +121,12 @@ class Plan:
         return not any(w.turned or w.reads_out for w in self.weights.values())
 
 
+OPERATION = Primitive("operation")
+"""What a backend does, as far as the recording pass knows: from arrays to one of this shape."""
+
+OPERATION.def_abstract_eval(lambda *of, shape, **_: jax.core.ShapedArray(shape, jnp.float32))
+
+
 class NoLimit(ValueError):
     """A description that has no infinite-width limit."""
 
@@ -130,7 +137,6 @@ class Recorder:
     def __init__(self, num_outputs: int):
         self.plan, self.num_outputs = Plan(num_outputs), num_outputs
         self.widths: dict[int, str] = {}
-        self.used: list[str] = []
 
     # --- populations and weights ------------------------------------------------------------------------------------------
 
@@ -154,9 +160,9 @@ class Recorder:
         self._known(name)
         return next(width for width, whose in self.widths.items() if whose == name)
 
-    def _new(self, sites: tuple[int, ...], name: str) -> Any:
+    def _new(self, sites: tuple[int, ...], name: str, what: str, *of: Any) -> Any:
         parts = self._known(name).parts
-        return jnp.zeros((*sites, *([parts] if parts else []), self._width(name)))
+        return OPERATION.bind(*of, shape=(*sites, *([parts] if parts else []), self._width(name)), what=f"{what} to {name}")
 
     def _sites(self, what: str, x: Any, frm: str) -> tuple[tuple[int, ...], int]:
         """The axes of x that are not neurons of `frm`, and how many such fields stand side by side."""
@@ -189,7 +195,6 @@ class Recorder:
         ):
             raise NoLimit(f"weight {new.name!r} is used twice, as {known} and as {new}: give them two names.")
         self.plan.weights.setdefault(new.name, new)
-        self.used.append(f"{new.kind} {new.name}")
 
     # --- the protocol -----------------------------------------------------------------------------------------------------
 
@@ -199,19 +204,19 @@ class Recorder:
             raise NoLimit(f"input {name!r} reads data, and got a field of neurons {self._shown(shape)}: that is net.hidden.")
         self._known(to)
         self._weight(WeightPlan(name, "input", to, None, shape[-1]))
-        return self._new(shape[:-1], to)
+        return self._new(shape[:-1], to, f"input {name}", x)
 
     def vectors(self, name: str, to: str, rows: int | None = None, start: Start = "normal") -> Any:
         check.choice("start", start, ("normal", "zero", "one"))
         self._known(to)
         self._weight(WeightPlan(name, "vectors", to, None, rows, start))
-        return self._new(() if rows is None else (rows,), to)
+        return self._new(() if rows is None else (rows,), to, f"vectors {name} {start}")
 
     def hidden(self, name: str, x: Any, frm: str, to: str, *, blocks: int | None = None) -> Any:
         sites, copies = self._sites(f"hidden weight {name!r}", x, frm)
         self._known(to)
         self._weight(WeightPlan(name, "hidden", to, frm, copies, blocks=blocks))
-        return self._new(sites, to)
+        return self._new(sites, to, f"hidden {name} of {frm} blocks {blocks}", x)
 
     def transposed(self, name: str, x: Any) -> Any:
         known = self.plan.weights.get(name)
@@ -223,8 +228,7 @@ class Recorder:
         if known.inputs != 1 or copies != 1:
             raise NoLimit(f"transposed({name!r}) is of a weight that reads one field, not several side by side.")
         self.plan.weights[name] = WeightPlan(name, "hidden", known.to, known.frm, 1, blocks=known.blocks, turned=True)
-        self.used.append(f"transposed {name}")
-        return self._new(sites, known.frm)
+        return self._new(sites, known.frm, f"transposed {name}", x)
 
     def readout(self, name: str, x: Any, frm: str) -> Any:
         sites, copies = self._sites(f"readout {name!r}", x, frm)
@@ -235,40 +239,36 @@ class Recorder:
             if table.inputs != self.num_outputs or table.to != frm:
                 raise NoLimit(f"the table {name!r} is read out: it needs a row for each of the {self.num_outputs} outputs.")
             self.plan.weights[name] = WeightPlan(name, "vectors", frm, None, table.inputs, table.start, reads_out=True)
-            self.used.append(f"readout {name}")
         else:
             self._weight(WeightPlan(name, "readout", None, frm, None))
-        return jnp.zeros((*sites, self.num_outputs))
+        return OPERATION.bind(x, shape=(*sites, self.num_outputs), what=f"readout {name}")
 
     def output_bias(self, name: str) -> Any:
         self._weight(WeightPlan(name, "output_bias", None, None, None))
-        return jnp.zeros(self.num_outputs)
+        return OPERATION.bind(shape=(self.num_outputs,), what=f"output_bias {name}")
 
     def average(self, x: Any) -> Any:
-        self.used.append("average")
-        return jnp.zeros((*jnp.shape(x)[:-1], 1))
+        return OPERATION.bind(x, shape=(*jnp.shape(x)[:-1], 1), what="average")
 
     def overlap(self, x: Any, y: Any) -> Any:
         if jnp.shape(x)[-1] != jnp.shape(y)[-1]:
             raise NoLimit(
                 f"overlap is of fields of one population, got {self._shown(jnp.shape(x))} and {self._shown(jnp.shape(y))}."
             )
-        self.used.append("overlap")
-        return jnp.zeros((*jnp.broadcast_shapes(x.shape[:-2], y.shape[:-2]), x.shape[-2], y.shape[-2]))
+        shape = (*jnp.broadcast_shapes(x.shape[:-2], y.shape[:-2]), x.shape[-2], y.shape[-2])
+        return OPERATION.bind(x, y, shape=shape, what="overlap")
 
     def normalize(self, x: Any) -> Any:
-        self.used.append("normalize")
-        return jnp.asarray(x)
+        return OPERATION.bind(x, shape=jnp.shape(x), what="normalize")
 
-    def branch(self, blocks: int) -> float:
-        self.used.append(f"branch {blocks}")
-        return 1.0
+    def branch(self, blocks: int) -> Any:
+        return OPERATION.bind(shape=(), what=f"branch {blocks}")
 
     def see(self, name: str, h: Any) -> Any:
         if name in self.plan.fields:
             raise NoLimit(f"two fields are called {name!r}: give each its own name.")
         self.plan.fields[name] = self.widths.get(jnp.shape(h)[-1])
-        return h
+        return OPERATION.bind(h, shape=jnp.shape(h), what=f"see {name}")
 
 
 @lru_cache(maxsize=256)
@@ -321,7 +321,7 @@ def plan_of(architecture: Any, input_shape: tuple[int, ...], num_outputs: int, w
     if not any(w.kind == "readout" or w.reads_out for w in recorder.plan.weights.values()):
         raise ValueError(f"{says} has no readout: end it with net.readout(name, x, population).")
     constants = [(np.asarray(c).dtype.str, np.asarray(c).tolist()) for c in jaxpr.consts]
-    recorder.plan.text = f"{recorder.used} {jaxpr.jaxpr} {constants}"
+    recorder.plan.text = f"{jaxpr.jaxpr} {constants}"
     return recorder.plan
 
 
@@ -371,6 +371,7 @@ AXES: dict[str, Callable[[Any], list[int]]] = {
     "slice": _cut,
     "dynamic_slice": _cut,
     "reshape": _reshaped,
+    OPERATION.name: lambda eqn: [],
     "concatenate": lambda eqn: [],  # side by side is what filters see
     "reduce_precision": lambda eqn: [],
     "gather": lambda eqn: [],
