@@ -305,6 +305,14 @@ def test_diverging_training_says_so() -> None:
         solved(SMALL.replace(eta0=100.0))
 
 
+def test_recorded_loss_knows_no_label_noise() -> None:
+    noisy, T = SMALL.replace(label_noise=2.0, num_steps=6), [0, 3, 6]
+    result = solved(noisy, record=T, save=())
+    of_f = np.mean((result.samples.f - VECTORS.y) ** 2, axis=-1) / 2
+    np.testing.assert_allclose(result.samples.loss, of_f, rtol=1e-10)
+    assert np.abs(result.mean.f[1] - solved(SMALL.replace(num_steps=6), record=T, save=()).mean.f[1]).max() > 0.1
+
+
 def test_status_tells_of_few_paths() -> None:
     assert "many for 32 paths" in solved(method=dmft.March(32, 4, tol=1e-2)).status.message
     assert "many for" not in solved(method=dmft.March(256, 4, tol=1e-2)).status.message

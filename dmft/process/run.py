@@ -31,8 +31,7 @@ from dmft.process.step import Look, Numbers, Rule, State, is_matrix, look, movin
 from dmft.run import TooFewPaths
 from dmft.spread import scatter, solution_of
 from widthwise import Problem, Trajectory, checkpoint
-from widthwise.data import Stream
-from widthwise.feed import CHUNK, Batch, Feed, batch_size, batches, rates, watched, without_noise
+from widthwise.feed import CHUNK, Batch, Feed, batch_size, batches, rates, watched
 from widthwise.memory import require
 from widthwise.precision import computing_in
 
@@ -200,6 +199,7 @@ class Run:
         self.losses = np.full((R, training.num_steps + 1), np.nan)
         self.record: dict[str, list[np.ndarray]] = {}
         self.at = 0  # steps[: at] are recorded
+        self.noisy = bool(training.label_noise)
 
     # --- replicas -------------------------------------------------------------------------------------------------------------
 
@@ -345,7 +345,7 @@ class Run:
                     checkpoint.keep(file, self.whose(), self.everything())
                     written = time.perf_counter()
         if self.now == T:
-            self.last_loss(feed)
+            self.advance(feed.take(1), T, 1)  # for the loss of the last batch: the rate is zero after the last step
         if file is not None:
             checkpoint.remove(file)
         return self.solution(time.perf_counter() - began)
@@ -420,6 +420,8 @@ class Run:
         for name, value in self.seen(what, self.x, self.y).items():
             if t in self.kernel_steps or name in ("f", "test_loss", "accuracy"):
                 self.record.setdefault(name, []).append(value)
+        if self.noisy:
+            self.record.setdefault("loss", []).append(self.without_noise(t))
         self.at += 1
 
     def seen(self, what: Look, x: np.ndarray, y: np.ndarray) -> dict[str, np.ndarray]:
@@ -443,23 +445,20 @@ class Run:
                 for known, new in zip(self.spare, more, strict=True)
             ]
 
-    def last_loss(self, feed: Feed) -> None:
-        """The loss of the last batch, on which nobody trains."""
+    def without_noise(self, t: int) -> Float[np.ndarray, "R"]:
+        """The loss of batch t on the targets of the task, which a step sees with label noise."""
         task, training = self.problem.task, self.problem.training
-        T = training.num_steps
-        if training.label_noise and not isinstance(task, Stream):
-            rows = training.batches_of(task.num_train, task.num_outputs).index
-            batch = without_noise(feed.next(), task, rows[T])
-            self.losses[:, T] = self.seen(Look(), *batch)["test_loss"]
-        else:
-            self.advance(feed.take(1), T, 1)  # the rate is zero after the last step
+        rows = training.batches_of(task.num_train, task.num_outputs).index[t]
+        y = task.y.reshape(task.num_train, -1)
+        return self.seen(Look(), task.X[rows], y[rows])["test_loss"]
 
     def solution(self, seconds: float) -> Solution:
         steps = self.steps[: len(self.record["f"])]
         arrays = {name: np.stack(values, axis=1) for name, values in self.record.items()}
         if arrays["f"].shape[-1] == 1:
             arrays["f"] = arrays["f"][..., 0]
-        arrays["loss"] = self.losses[:, steps]
+        if not self.noisy:
+            arrays["loss"] = self.losses[:, steps]
         samples = Trajectory.of(steps, self.kernel_steps[self.kernel_steps <= steps[-1]], arrays)
         stats: dict[str, Any] = {"paths": self.method.num_paths, "replicas": self.method.num_replicas, "seconds": seconds}
         for i, name in enumerate(("forward", "backward")):
