@@ -14,6 +14,7 @@ import pytest
 import dmft
 import finite
 from dmft.process import run as process
+from dmft.process.noise import Noise
 from dmft.process.paths import Source
 from dmft.process.step import is_matrix
 from tests import by_hand
@@ -280,6 +281,53 @@ def test_update_size_and_kernels_at_the_start() -> None:
     for name in ("update_size/h1", "update_size/h2"):
         assert result.mean[name][0] < 1e-12
         assert result.mean[name][1] > 1e-3
+
+
+def test_gradient_kernels_at_the_start() -> None:
+    """G of the last field is <tanh'(h)^2> at the start, whatever gamma0 (wrong: as many as in units of 1 / gamma0)."""
+    result = solved(SMALL.replace(num_steps=1, gamma0=2.0), dmft.March(1024, 8))
+    kernel, found = (result.mean[name][0] for name in ("kernels/h2", "gradient_kernels/h2"))
+    sem = result.sem["gradient_kernels/h2"][0]
+    x, w = np.polynomial.hermite_e.hermegauss(80)
+    K = np.diag(VECTORS.X @ VECTORS.X.T / VECTORS.input_dim)
+    square = np.array([(w @ np.tanh(np.sqrt(k) * x) ** 2) / w.sum() for k in K])
+    sd = np.sqrt(K + square)
+    slope = np.array([(w @ (1 - np.tanh(s * x) ** 2) ** 2) / w.sum() for s in sd])
+    np.testing.assert_allclose(np.diag(kernel), K + square, rtol=0.02)
+    assert np.abs((np.diag(found) - slope) / np.hypot(np.diag(sem), 1e-4)).max() < 5
+    assert np.abs(np.diag(found) / slope - 1).max() < 0.02
+
+
+def test_noise_is_white_of_mean_zero_and_mirrored() -> None:
+    """Whatever is asked for together or later, on the same side; the first columns do not change."""
+    noise = Noise(256, 3, [0, 1])
+    u, r = noise.columns(0, [(slot, k) for k in range(4) for slot in range(3)]), noise.columns(1, [(0, 0), (1, 0)])
+    more = noise.columns(0, [(0, 4), (1, 4)])
+    both = np.concatenate([u, more], axis=1)
+    np.testing.assert_allclose(both.T @ both / 256, np.eye(14), atol=1e-12)
+    np.testing.assert_allclose(both.mean(0), 0, atol=1e-12)
+    np.testing.assert_allclose(r.T @ r / 256, np.eye(2), atol=1e-12)
+    np.testing.assert_allclose(both.T @ r, 0, atol=1e-10)
+    assert np.array_equal(u[:128], u[128:])
+    assert np.array_equal(r[:128], -r[128:])
+    again = Noise(256, 3, [0, 1])
+    assert np.array_equal(u, again.columns(0, [(slot, k) for k in range(4) for slot in range(3)]))
+    assert not np.allclose(Noise(256, 3, [0, 2]).columns(0, [(0, 0)])[:, 0], u[:, 0])
+
+
+def test_decay_scales_the_initial_matrix() -> None:
+    """Nothing but decay (the readout reads zeros): W = (1 - eta decay)^t W(0), so the part of h^2 beyond h^1 shrinks alike."""
+
+    def still(net: Any, x: Any) -> Any:
+        h = net.input("W0", x, "h")
+        net.see("m", net.hidden("W", jnp.ones_like(h), "h", "h"))
+        return net.readout("w", 0 * h, "h")
+
+    p = Problem(Network(still), Parameterization(), VECTORS, GradientDescent(0.5, 10, weight_decay=0.1))
+    result = solved(p, dmft.March(256, 2), save=["kernels"], save_kernels=[0, 10])
+    before, after = result.mean["kernels/m"]
+    np.testing.assert_allclose(before, 1.0, rtol=1e-10)
+    np.testing.assert_allclose(after, before * 0.95**20, rtol=1e-10)
 
 
 @pytest.mark.parametrize(
