@@ -14,6 +14,8 @@ import pytest
 import dmft
 import finite
 from dmft.process import run as process
+from dmft.process.basis import Policy
+from dmft.process.matrix import Matrix, product, roomier, turned
 from dmft.process.noise import Noise
 from dmft.process.paths import Source
 from dmft.process.step import is_matrix
@@ -37,6 +39,7 @@ from widthwise import (
     tasks,
 )
 from widthwise.data import Stream
+from widthwise.precision import float64
 
 T = 12
 rng = np.random.default_rng(0)
@@ -238,7 +241,8 @@ def test_stopped_and_resumed_gives_the_same_bits(tmp_path: Path, monkeypatch: py
     file = tmp_path / "march"
     monkeypatch.setattr(checkpoint, "SECONDS", 0.0)
     monkeypatch.setattr(process, "FIRST_ROOM", 8)
-    whole = solved()
+    method = dmft.March(128, 4, tol=1e-2)
+    whole = solved(method=method)
     look = process.Run.look
 
     def stopped(self: process.Run, t: int) -> None:
@@ -248,7 +252,7 @@ def test_stopped_and_resumed_gives_the_same_bits(tmp_path: Path, monkeypatch: py
 
     monkeypatch.setattr(process.Run, "look", stopped)
     with pytest.raises(KeyboardInterrupt):
-        solved(checkpoint=file)
+        solved(method=method, checkpoint=file)
     monkeypatch.setattr(process.Run, "look", look)
     begun: list[int] = []
     resume = process.Run.resume
@@ -259,12 +263,12 @@ def test_stopped_and_resumed_gives_the_same_bits(tmp_path: Path, monkeypatch: py
         assert len(self.drawn) > 1
 
     monkeypatch.setattr(process.Run, "resume", watched)
-    resumed = solved(checkpoint=file)
+    resumed = solved(method=method, checkpoint=file)
     assert 0 < begun[0] < 40
     for name, x in whole.samples.observables().items():
         assert np.array_equal(x, resumed.samples.observables()[name]), name
     assert not file.exists()
-    assert not np.array_equal(solved(seed=1).samples.f, whole.samples.f)
+    assert not np.array_equal(solved(seed=1, method=method).samples.f, whole.samples.f)
 
 
 def test_update_size_and_kernels_at_the_start() -> None:
@@ -283,6 +287,33 @@ def test_update_size_and_kernels_at_the_start() -> None:
         assert result.mean[name][1] > 1e-3
 
 
+def test_small_changes_are_small() -> None:
+    """Nearly lazy: fields move by gamma0, in the layer behind the matrix too, and as much as those of networks."""
+    p = SMALL.replace(gamma0=1e-3, num_steps=8, weight_decay=0.0)
+    theory = solved(p, dmft.March(256, 8), save=["update_size"])
+    nets = finite.train(p, width=256, num_seeds=16, save=["update_size"], dtype="float64", progress=False)
+    for name in ("update_size/h1", "update_size/h2"):
+        assert theory.mean[name][-1] == pytest.approx(nets.mean[name][-1], rel=0.15)
+        assert 1e-4 < theory.mean[name][-1] < 5e-3
+
+
+def test_true_widths_count() -> None:
+    """Layers of N, 4 N and N neurons: gradients by every field at the start, and what one step does to f, are the networks'."""
+
+    def wide(net: Any, x: Any) -> Any:
+        h = net.see("h", net.input("W0", x, "h"))
+        m = net.see("m", net.hidden("W1", jnp.tanh(h), "h", net.population("m", times=4)))
+        return net.readout("w", jnp.tanh(net.see("k", net.hidden("W2", jnp.tanh(m), "m", "k"))), "k")
+
+    p = Problem(Network(wide), Parameterization(0.5), VECTORS, GradientDescent(0.01, 1))
+    theory = solved(p, dmft.March(512, 8), save=["gradient_kernels"])
+    nets = finite.train(p, width=128, num_seeds=64, save=["gradient_kernels"], progress=False)
+    np.testing.assert_allclose(theory.mean.f[1], nets.mean.f[1], atol=0.04 * np.abs(nets.mean.f[1]).max())
+    for name in ("h", "m", "k"):
+        G, networks = (result.mean[f"gradient_kernels/{name}"][0] for result in (theory, nets))
+        np.testing.assert_allclose(G, networks, rtol=0.2)  # another width is a factor of four
+
+
 def test_gradient_kernels_at_the_start() -> None:
     """G of the last field is <tanh'(h)^2> at the start, whatever gamma0 (wrong: as many as in units of 1 / gamma0)."""
     result = solved(SMALL.replace(num_steps=1, gamma0=2.0), dmft.March(1024, 8))
@@ -296,6 +327,67 @@ def test_gradient_kernels_at_the_start() -> None:
     np.testing.assert_allclose(np.diag(kernel), K + square, rtol=0.02)
     assert np.abs((np.diag(found) - slope) / np.hypot(np.diag(sem), 1e-4)).max() < 5
     assert np.abs(np.diag(found) / slope - 1).max() < 0.02
+
+
+S, K = 64, 6
+
+
+def a_matrix(tol: float = 1e-8) -> tuple[Matrix, np.ndarray, np.ndarray]:
+    """A random matrix that knows four functions forward and three back; and functions made of these (2, S), (3, S)."""
+    orthonormal = [np.linalg.qr(rng.standard_normal((S, n)))[0] * np.sqrt(S) for n in (4, 3)]
+    b, a = (np.pad(e, ((0, 0), (0, K - e.shape[1]))) for e in orthonormal)
+    Wb, eps_u, Wa, eps_r = rng.standard_normal((4, S, K))
+    policy = Policy(*(jnp.asarray(x) for x in (tol, tol, float(S), 1e-20)))
+    size = jnp.array([4.0, 3.0])
+    W = Matrix(b, Wb, eps_u, a, Wa, eps_r, size, jnp.zeros((2, 2)), jnp.zeros(2), jnp.array(0.5), policy)
+    x, y = (c @ e.T for c, e in zip((rng.standard_normal((2, 4)), rng.standard_normal((2, 3))), orthonormal, strict=True))
+    return jax.tree.map(jnp.asarray, W), x, y
+
+
+def test_product_is_what_its_two_lines_say() -> None:
+    """W x, W^T y and the gradients by images, of functions that bring nothing new; and of the transpose."""
+    with float64():
+        W, x, y = a_matrix()
+        for V, u, v in ((W, x, y), (W.T, y, x)):
+            (out, after), pull = jax.vjp(product, V, u)
+            back, z = pull((v / S, turned(after)))
+            row_u, row_v = u @ V.b / S, v @ V.a / S
+            np.testing.assert_allclose(out, row_u @ V.Wb.T + 0.5 * (u @ V.eps_r / S) @ V.a.T, rtol=1e-10)
+            np.testing.assert_allclose(S * z, row_v @ V.Wa.T + 0.5 * (v @ V.eps_u / S) @ V.b.T, rtol=1e-10)
+            np.testing.assert_allclose(back.Wb, v.T @ row_u, atol=1e-10)
+            np.testing.assert_allclose(back.Wa, u.T @ row_v, atol=1e-10)
+            assert np.array_equal(back.size, V.size)
+
+
+def test_room_for_more_functions_comes_with_what_is_left_of_the_start() -> None:
+    with float64():
+        W, x, _ = a_matrix()
+        more = roomier(W, jnp.ones((S, 2)), 3 * jnp.ones((S, 1)))
+        assert np.array_equal(more.Wb[:, K:], 0.5 * np.ones((S, 2)))
+        assert np.array_equal(more.Wa[:, K:], 1.5 * np.ones((S, 1)))
+        assert np.array_equal(more.eps_u[:, K:], np.ones((S, 2)))
+        assert np.array_equal(more.b[:, :K], W.b)
+        np.testing.assert_allclose(product(more, x)[0], product(W, x)[0], rtol=1e-12)
+        new, _ = product(more, jnp.asarray(rng.standard_normal((1, S))))
+        assert np.abs(new).max() > 0
+
+
+def test_new_functions_are_found_by_the_size_of_their_kind() -> None:
+    """Small gradients beside large features of the same basis; and what is below tol of its own kind is left out."""
+    with float64():
+        W, x, y = a_matrix(tol=1e-2)
+        new, small = rng.standard_normal((2, 1, S))
+
+        def both_ways(W: Matrix) -> tuple[Any, Matrix]:
+            _, turned_round = product(W.T, y)
+            return product(turned_round.T, x)
+
+        (_, after), pull = jax.vjp(both_ways, W)
+        for gradient, brings in ((1e-3 * new, 1), (1e-3 * (y[:1] + 0.01 * new), 0), (1e-3 * np.concatenate([new, small]), 2)):
+            ct = np.concatenate([gradient, gradient])[:2] / S
+            (back,) = pull((jnp.asarray(ct), turned(after)))
+            assert float(back.size[1]) == 3 + brings
+            np.testing.assert_allclose(back.a.T @ back.a / S, np.diag(np.arange(K) < 3 + brings), atol=1e-10)
 
 
 def test_noise_is_white_of_mean_zero_and_mirrored() -> None:

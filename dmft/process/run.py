@@ -184,7 +184,7 @@ class Run:
         one_site = len(problem.input_shape) == 1 and not problem.whole
         few = min(room_for(2 * batch_size(problem.task, training) + 16), FIRST_ROOM) if one_site else FIRST_ROOM
         self.ranks: dict[str, Rank] = {name: (min(few, self.widest),) * 2 for name in self.hidden}
-        self.spares: dict[str, Rank] = {name: (min(8, self.widest),) * 2 for name in self.hidden}
+        self.spares: dict[str, Rank] = {name: (min(few, self.widest) // 2,) * 2 for name in self.hidden}
         self.require()
         self.sources = [Source(self.form, S, (seed, r)) for r in range(R)]
         floor = FLOOR * self.form.gradient_size**2

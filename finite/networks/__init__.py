@@ -39,6 +39,7 @@ def build(
 
     Example:
         >>> import jax
+        >>> from widthwise import MLP
         >>> network = build(MLP(2), Parameterization(), width=32, input_shape=(8,), num_outputs=3, key=jax.random.key(0))
         >>> f, fields = network(jax.numpy.ones(8))
         >>> f.shape, {name: h.shape for name, h in fields.items()}
