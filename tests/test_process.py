@@ -176,7 +176,7 @@ CASES = {
     ),
     "both ways": Case(Network(autoencoder), by_hand.autoencoder(), **ON_POINTS, sees_back=True),
 }
-FAST = ("blocks of two, norm", "transformer", "both ways")
+FAST = ("blocks of two, norm", "both ways")
 
 
 def distance(f: np.ndarray, sem: np.ndarray, g: np.ndarray, error: np.ndarray) -> float:

@@ -10,7 +10,6 @@ from typing import Any, Literal
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jax.extend.core import Primitive
 
 from widthwise import check
 from widthwise.networks.backend import Population, Start
@@ -121,10 +120,17 @@ class Plan:
         return not any(w.turned or w.reads_out for w in self.weights.values())
 
 
-OPERATION = Primitive("operation")
-"""What a backend does, as far as the recording pass knows: from arrays to one of this shape."""
+OPERATION = "operation"
 
-OPERATION.def_abstract_eval(lambda *of, shape, **_: jax.core.ShapedArray(shape, jnp.float32))
+
+@lru_cache(maxsize=1)
+def _operation() -> Any:
+    """What a backend does, as far as the recording pass knows: from arrays to one of this shape."""
+    from jax.extend.core import Primitive  # imported where used
+
+    primitive = Primitive(OPERATION)
+    primitive.def_abstract_eval(lambda *of, shape, **_: jax.core.ShapedArray(shape, jnp.float32))
+    return primitive
 
 
 class NoLimit(ValueError):
@@ -162,7 +168,7 @@ class Recorder:
 
     def _new(self, sites: tuple[int, ...], name: str, what: str, *of: Any) -> Any:
         parts = self._known(name).parts
-        return OPERATION.bind(*of, shape=(*sites, *([parts] if parts else []), self._width(name)), what=f"{what} to {name}")
+        return _operation().bind(*of, shape=(*sites, *([parts] if parts else []), self._width(name)), what=f"{what} to {name}")
 
     def _sites(self, what: str, x: Any, frm: str) -> tuple[tuple[int, ...], int]:
         """The axes of x that are not neurons of `frm`, and how many such fields stand side by side."""
@@ -241,14 +247,14 @@ class Recorder:
             self.plan.weights[name] = WeightPlan(name, "vectors", frm, None, table.inputs, table.start, reads_out=True)
         else:
             self._weight(WeightPlan(name, "readout", None, frm, None))
-        return OPERATION.bind(x, shape=(*sites, self.num_outputs), what=f"readout {name}")
+        return _operation().bind(x, shape=(*sites, self.num_outputs), what=f"readout {name}")
 
     def output_bias(self, name: str) -> Any:
         self._weight(WeightPlan(name, "output_bias", None, None, None))
-        return OPERATION.bind(shape=(self.num_outputs,), what=f"output_bias {name}")
+        return _operation().bind(shape=(self.num_outputs,), what=f"output_bias {name}")
 
     def average(self, x: Any) -> Any:
-        return OPERATION.bind(x, shape=(*jnp.shape(x)[:-1], 1), what="average")
+        return _operation().bind(x, shape=(*jnp.shape(x)[:-1], 1), what="average")
 
     def overlap(self, x: Any, y: Any) -> Any:
         if jnp.shape(x)[-1] != jnp.shape(y)[-1]:
@@ -256,19 +262,19 @@ class Recorder:
                 f"overlap is of fields of one population, got {self._shown(jnp.shape(x))} and {self._shown(jnp.shape(y))}."
             )
         shape = (*jnp.broadcast_shapes(x.shape[:-2], y.shape[:-2]), x.shape[-2], y.shape[-2])
-        return OPERATION.bind(x, y, shape=shape, what="overlap")
+        return _operation().bind(x, y, shape=shape, what="overlap")
 
     def normalize(self, x: Any) -> Any:
-        return OPERATION.bind(x, shape=jnp.shape(x), what="normalize")
+        return _operation().bind(x, shape=jnp.shape(x), what="normalize")
 
     def branch(self, blocks: int) -> Any:
-        return OPERATION.bind(shape=(), what=f"branch {blocks}")
+        return _operation().bind(shape=(), what=f"branch {blocks}")
 
     def see(self, name: str, h: Any) -> Any:
         if name in self.plan.fields:
             raise NoLimit(f"two fields are called {name!r}: give each its own name.")
         self.plan.fields[name] = self.widths.get(jnp.shape(h)[-1])
-        return OPERATION.bind(h, shape=jnp.shape(h), what=f"see {name}")
+        return _operation().bind(h, shape=jnp.shape(h), what=f"see {name}")
 
 
 @lru_cache(maxsize=256)
@@ -371,7 +377,7 @@ AXES: dict[str, Callable[[Any], list[int]]] = {
     "slice": _cut,
     "dynamic_slice": _cut,
     "reshape": _reshaped,
-    OPERATION.name: lambda eqn: [],
+    OPERATION: lambda eqn: [],
     "concatenate": lambda eqn: [],  # side by side is what filters see
     "reduce_precision": lambda eqn: [],
     "gather": lambda eqn: [],
