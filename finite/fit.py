@@ -27,7 +27,6 @@ from finite.keys import key_of
 from finite.log import Log
 from widthwise import Estimate, Problem, Result, Status, Trajectory, checkpoint
 from widthwise.checked import checked
-from widthwise.data import Stream
 from widthwise.feed import CHUNK, Batch, Feed, batch_size, batches, rates, watched, without_noise
 from widthwise.memory import require
 from widthwise.outputs import RECORDED
@@ -156,10 +155,8 @@ class Run:
 
     def look(self, batch: Batch) -> dict[str, np.ndarray]:
         """Record this step; the loss is that of its batch without label noise."""
-        task = self.problem.task
-        if self.problem.training.label_noise and not isinstance(task, Stream):
-            rows = self.problem.training.batches_of(task.num_train, task.num_outputs).index[self.t]
-            batch = without_noise(batch, task, rows)
+        if self.problem.training.label_noise:
+            batch = without_noise(self.problem, self.t)
         measure = partial(observe.measure, self.exact, x=self.x, y=self.y, batch=batch)
         seen = self.of_all(ensemble.at_once(measure, self.states))
         if self.t in self.kernel_steps and self.save:

@@ -35,7 +35,7 @@ from finite.networks.weight import Fields
 from widthwise import Problem, Trajectory, check
 from widthwise.curvature import num_trained
 from widthwise.data import Stream
-from widthwise.outputs import recorded, targets
+from widthwise.outputs import judged, kernel, recorded, targets
 from widthwise.precision import working
 from widthwise.sharding import host
 
@@ -114,17 +114,6 @@ class View:
 def hidden(fields: Fields) -> Fields:
     """Fields of neurons: all but attention."""
     return {name: h for name, h in fields.items() if not name.startswith("attention")}
-
-
-def kernel(h: Float[Array, "M ..."]) -> Float[Array, "M M"]:
-    """h . h' / size, over neurons and sites.
-
-    Example:
-        >>> kernel(jnp.array([[1.0, 3.0], [1.0, 1.0]])).tolist()
-        [[5.0, 2.0], [2.0, 1.0]]
-    """
-    flat = h.reshape(len(h), -1)
-    return flat @ flat.T / flat.shape[1]
 
 
 def update_size(view: View) -> Fields:
@@ -386,10 +375,7 @@ def measure(
 
     def one(state: State) -> dict[str, Array]:
         f, _ = ensemble.centred(program, state, x)
-        flat, target = targets(f, y)
-        seen = {"f": recorded(f, y), "test_loss": program.loss.of(flat, target).mean()}
-        if jnp.issubdtype(y.dtype, jnp.integer):
-            seen["accuracy"] = jnp.mean(jnp.argmax(flat, -1) == y.ravel())
+        seen = judged(program.loss, f, y)
         of_batch, _ = ensemble.centred(program, state, batch[0])
         seen["loss"] = program.loss.of(*targets(of_batch, batch[1])).mean()
         return seen

@@ -6,7 +6,7 @@ from collections import deque
 from collections.abc import Iterable, Iterator
 
 import numpy as np
-from jaxtyping import Float, Int
+from jaxtyping import Float
 
 from widthwise.data import Stream
 from widthwise.loss import Loss
@@ -79,9 +79,11 @@ def probes(stream: Stream, loss: Loss, num_probes: int | None, most: int) -> Bat
     return points
 
 
-def without_noise(batch: Batch, task: Task, rows: Int[np.ndarray, "batch"]) -> Batch:
-    """The batch of these rows with the targets of the task."""
-    return batch[0], task.y.reshape(task.num_train, -1)[rows].astype(batch[1].dtype)
+def without_noise(problem: Problem, t: int) -> Batch:
+    """Batch t of a Task with the targets of the task, which training sees with label noise."""
+    task, dtype = problem.task, working()
+    rows = problem.training.batches_of(task.num_train, task.num_outputs).index[t]
+    return task.X[rows].astype(dtype), task.y.reshape(task.num_train, -1)[rows].astype(dtype)
 
 
 def batch_size(task: Task | Stream, training: GradientDescent) -> int:

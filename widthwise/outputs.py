@@ -10,6 +10,7 @@ import numpy as np
 from jaxtyping import Array, Float, Int
 
 from widthwise import check
+from widthwise.loss import Loss
 
 RECORDED = 32
 """Steps that are recorded by default, evenly on a logarithmic scale."""
@@ -27,6 +28,26 @@ def recorded(f: Float[Array, "M ... outputs"], y: Array) -> Float[Array, "sample
     """What is recorded of f: itself; of tokens (M, context, vocabulary) the centred logit of the token that comes."""
     flat, target = targets(f, y)
     return flat if f.ndim == 2 else jnp.sum((flat - flat.mean(-1, keepdims=True)) * target, axis=-1, keepdims=True)
+
+
+def judged(loss: Loss, f: Float[Array, "M ... outputs"], y: Array) -> dict[str, Array]:
+    """f as `recorded`, its loss, and its accuracy where there are classes."""
+    flat, target = targets(f, y)
+    seen = {"f": recorded(f, y), "test_loss": loss.of(flat, target).mean()}
+    if jnp.issubdtype(y.dtype, jnp.integer):
+        seen["accuracy"] = jnp.mean(jnp.argmax(flat, -1) == y.ravel())
+    return seen
+
+
+def kernel(h: Float[Array, "M ..."]) -> Float[Array, "M M"]:
+    """h . h' / size, over neurons and sites.
+
+    Example:
+        >>> kernel(jnp.array([[1.0, 3.0], [1.0, 1.0]])).tolist()
+        [[5.0, 2.0], [2.0, 1.0]]
+    """
+    flat = h.reshape(len(h), -1)
+    return flat @ flat.T / flat.shape[1]
 
 
 def recorded_steps(num_steps: int, record: Iterable[int] | None) -> Int[np.ndarray, "states"]:

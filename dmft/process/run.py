@@ -26,20 +26,17 @@ from dmft.physics import LEAST_GAMMA0
 from dmft.process.basis import Policy
 from dmft.process.matrix import Matrix, roomier
 from dmft.process.noise import IMAGES
-from dmft.process.paths import Form, Rank, Source
+from dmft.process.paths import Form, Paths, Rank, Source
 from dmft.process.step import Look, Numbers, Rule, State, is_matrix, look, moving, step, subtracts
-from dmft.run import TooFewPaths
+from dmft.run import TooFewPaths, first_room, room_for
 from dmft.spread import scatter, solution_of
 from widthwise import Problem, Trajectory, checkpoint
-from widthwise.feed import CHUNK, Batch, Feed, batch_size, batches, rates, watched
+from widthwise.feed import CHUNK, Batch, Feed, batch_size, batches, rates, watched, without_noise
 from widthwise.memory import require
 from widthwise.precision import computing_in
 
 if TYPE_CHECKING:
     from dmft.march import March
-
-SIZES = sorted({m << k for k in range(20) for m in (8, 12)})
-"""Capacities: few, so that little compiles, and close, so that little is wasted."""
 
 FIRST_ROOM = 64
 """For functions, to begin with."""
@@ -55,10 +52,6 @@ COARSE = 3e-2
 
 FLOOR = 1e-20
 """Mean square, in units of that of targets over gamma0, below which a gradient is rounding."""
-
-
-def room_for(count: float) -> int:
-    return next(size for size in SIZES if size >= count)
 
 
 @partial(jax.jit, static_argnames=("form", "rule"))
@@ -182,7 +175,7 @@ class Run:
         self.widest = 3 * S // 4
         self.hidden = {name: w for name, w in self.form.plan.weights.items() if w.kind == "hidden"}
         one_site = len(problem.input_shape) == 1 and not problem.whole
-        few = min(room_for(2 * batch_size(problem.task, training) + 16), FIRST_ROOM) if one_site else FIRST_ROOM
+        few = min(first_room(batch_size(problem.task, training)), FIRST_ROOM) if one_site else FIRST_ROOM
         self.ranks: dict[str, Rank] = {name: (min(few, self.widest),) * 2 for name in self.hidden}
         self.spares: dict[str, Rank] = {name: (min(few, self.widest) // 2,) * 2 for name in self.hidden}
         self.require()
@@ -199,7 +192,6 @@ class Run:
         self.losses = np.full((R, training.num_steps + 1), np.nan)
         self.record: dict[str, list[np.ndarray]] = {}
         self.at = 0  # steps[: at] are recorded
-        self.noisy = bool(training.label_noise)
 
     # --- replicas -------------------------------------------------------------------------------------------------------------
 
@@ -300,16 +292,13 @@ class Run:
 
     def _fields_of_one(self) -> Any:
         """Shapes of the fields of one sample."""
-        from dmft.process.paths import Paths
-
         S, form = self.method.num_paths, self.form
-        ranks = dict.fromkeys(self.hidden, (1, 1))
         weights: dict[str, Any] = {}
         for name, w in form.plan.weights.items():
             to, frm = (form.parts(p) * S if p else form.num_outputs for p in (w.to, w.frm))
             if w.kind == "hidden":
                 policy = Policy(*(jnp.ones(()),) * 4)
-                weights[name] = Matrix.fresh(jnp.ones((to, ranks[name][0])), jnp.ones((frm * w.count, 1)), policy)
+                weights[name] = Matrix.fresh(jnp.ones((to, 1)), jnp.ones((frm * w.count, 1)), policy)
             elif w.kind == "vectors":
                 weights[name] = jnp.ones(to if w.inputs is None else (w.inputs, to))
             else:
@@ -420,8 +409,8 @@ class Run:
         for name, value in self.seen(what, self.x, self.y).items():
             if t in self.kernel_steps or name in ("f", "test_loss", "accuracy"):
                 self.record.setdefault(name, []).append(value)
-        if self.noisy:
-            self.record.setdefault("loss", []).append(self.without_noise(t))
+        if self.problem.training.label_noise:
+            self.record.setdefault("loss", []).append(self.seen(Look(), *without_noise(self.problem, t))["test_loss"])
         self.at += 1
 
     def seen(self, what: Look, x: np.ndarray, y: np.ndarray) -> dict[str, np.ndarray]:
@@ -445,19 +434,12 @@ class Run:
                 for known, new in zip(self.spare, more, strict=True)
             ]
 
-    def without_noise(self, t: int) -> Float[np.ndarray, "R"]:
-        """The loss of batch t on the targets of the task, which a step sees with label noise."""
-        task, training = self.problem.task, self.problem.training
-        rows = training.batches_of(task.num_train, task.num_outputs).index[t]
-        y = task.y.reshape(task.num_train, -1)
-        return self.seen(Look(), task.X[rows], y[rows])["test_loss"]
-
     def solution(self, seconds: float) -> Solution:
         steps = self.steps[: len(self.record["f"])]
         arrays = {name: np.stack(values, axis=1) for name, values in self.record.items()}
         if arrays["f"].shape[-1] == 1:
             arrays["f"] = arrays["f"][..., 0]
-        if not self.noisy:
+        if "loss" not in arrays:  # that which steps have seen has no noise in it
             arrays["loss"] = self.losses[:, steps]
         samples = Trajectory.of(steps, self.kernel_steps[self.kernel_steps <= steps[-1]], arrays)
         stats: dict[str, Any] = {"paths": self.method.num_paths, "replicas": self.method.num_replicas, "seconds": seconds}

@@ -11,7 +11,7 @@ from jaxtyping import Array, Float
 from dmft.process.matrix import Matrix, initial, roomier, turned
 from dmft.process.paths import Form, Paths, Weights
 from widthwise import Loss
-from widthwise.outputs import recorded, targets
+from widthwise.outputs import judged, kernel, recorded, targets
 from widthwise.training import move
 
 FINEST = 1e-12
@@ -154,11 +154,7 @@ def look(
     else:
         (f, after), fields = run({})
     missed = jnp.max(jnp.stack([jnp.zeros(()), *(W.missed[0] for W in after.values())]))
-    seen = {"f": recorded(f, y)}
-    flat, target = targets(f, y)
-    seen["test_loss"] = rule.loss.of(flat, target).mean()
-    if jnp.issubdtype(y.dtype, jnp.integer):
-        seen["accuracy"] = jnp.mean(jnp.argmax(flat, -1) == y.ravel())
+    seen = judged(rule.loss, f, y)
     if what.kernels:
         seen |= {f"kernels/{name}": kernel(fields[name]) for name in form.plan.fields if name in neurons}
     if what.attention:
@@ -185,9 +181,3 @@ def look(
         total, _ = jax.lax.fori_loop(0, C, add, (zeros, missed))
         seen |= {f"gradient_kernels/{name}": K for name, K in total.items()}
     return seen, missed
-
-
-def kernel(h: Float[Array, "M ..."]) -> Float[Array, "M M"]:
-    """h . h' / size, over neurons and sites."""
-    flat = h.reshape(len(h), -1)
-    return flat @ flat.T / flat.shape[1]

@@ -42,21 +42,8 @@ PRIMES = (
 SAMPLES = 997
 """Of the batch that is recorded, a length like those of populations: samples do not mix either."""
 
-ELEMENTWISE_NOT = (
-    "reduce",
-    "arg",
-    "sort",
-    "cum",
-    "dot_general",
-    "top_k",
-    "gather",
-    "scatter",
-    "conv",
-    "concatenate",
-    "rev",
-    "fft",
-)
-"""What a primitive's name starts with that mixes neurons when it acts on their axis."""
+ALONG = ("reduce", "arg", "sort", "cum", "top_k")
+"""What a primitive's name starts with that mixes neurons when it goes along their axis."""
 
 
 @dataclass(frozen=True)
@@ -349,7 +336,7 @@ def _mixing(jaxpr: Any, widths: dict[int, str]) -> Iterator[tuple[str, str]]:
 
 def _axes_of_reduction(eqn: Any) -> list[int]:
     """Lengths of the axes that a reduction or a scan goes along."""
-    if not eqn.primitive.name.startswith(ELEMENTWISE_NOT):
+    if not eqn.primitive.name.startswith(ALONG):
         return []
     shape, axes = eqn.invars[0].aval.shape, eqn.params.get("axes", eqn.params.get("axis", eqn.params.get("dimension")))
     return [shape[a] for a in (axes if isinstance(axes, tuple) else (axes,)) if a is not None and a < len(shape)]
@@ -377,9 +364,4 @@ AXES: dict[str, Callable[[Any], list[int]]] = {
     "slice": _cut,
     "dynamic_slice": _cut,
     "reshape": _reshaped,
-    OPERATION: lambda eqn: [],
-    "concatenate": lambda eqn: [],  # side by side is what filters see
-    "reduce_precision": lambda eqn: [],
-    "gather": lambda eqn: [],
-    "scatter-add": lambda eqn: [],
 }

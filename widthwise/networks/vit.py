@@ -47,10 +47,6 @@ class ViT:
         """L"""
         return self.depth
 
-    def heads_at(self, width: int) -> int:
-        """Number of heads at this width."""
-        return self.num_heads or width // (self.head_dim or 1)
-
     def check_input(self, shape: tuple[int, ...], width: int | None = None) -> None:
         """ValueError unless samples are images that patches divide, and heads divide the width."""
         check_image(self, shape)
