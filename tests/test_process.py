@@ -18,7 +18,7 @@ from dmft.process.basis import Policy
 from dmft.process.matrix import Matrix, product, roomier, turned
 from dmft.process.noise import Noise
 from dmft.process.paths import Source
-from dmft.process.step import is_matrix
+from dmft.process.step import Look, is_matrix
 from tests import by_hand
 from widthwise import (
     MLP,
@@ -388,6 +388,33 @@ def test_new_functions_are_found_by_the_size_of_their_kind() -> None:
             (back,) = pull((jnp.asarray(ct), turned(after)))
             assert float(back.size[1]) == 3 + brings
             np.testing.assert_allclose(back.a.T @ back.a / S, np.diag(np.arange(K) < 3 + brings), atol=1e-10)
+
+
+def test_gradients_that_are_looked_at_have_room() -> None:
+    """Sixteen points have sixteen gradients by h1: room for one of them, and enough for all features, grows."""
+    points = tasks.sphere(4, 12, input_dim=20)
+    p = Problem(Network(small), Parameterization(1.0), points, GradientDescent(0.3, 1))
+    steps = np.array([0, 1])
+    with float64():
+        run = process.Run(
+            dmft.March(256, 4, tol=1e-4),
+            p,
+            seed=0,
+            steps=steps,
+            kernel_steps=steps,
+            save=("gradient_kernels",),
+            num_probes=None,
+        )
+        run.spares = {"W": (12, 1)}
+        run.spare = [{"W": (u[..., :12], r[..., :1])} for u, r in (group["W"] for group in run.spare)]
+        run.seen(Look(), run.x, run.y)
+        features = run.spares["W"][0]
+        run.spares = {"W": (features, 1)}
+        run.spare = [{"W": (u, r[..., :1])} for u, r in (group["W"] for group in run.spare)]
+        run.seen(Look(), run.x, run.y)
+        assert run.spares["W"] == (features, 1)  # features alone ask for no more
+        run.seen(Look(gradients=True), run.x, run.y)
+        assert run.spares["W"][1] >= 16
 
 
 def test_noise_is_white_of_mean_zero_and_mirrored() -> None:

@@ -108,6 +108,11 @@ def _moved(rule: Rule, numbers: Numbers, eta: Array, w: Array, v: Any, G: Array)
     return move(w, v, G, eta, numbers.momentum, rule.nesterov, numbers.weight_decay if rule.decays else 0.0)
 
 
+def largest_missed(matrices: Weights) -> Float[Array, ""]:
+    """The largest rest that had no room in any of them."""
+    return jnp.max(jnp.stack([jnp.zeros(()), *(jnp.max(W.missed) for W in matrices.values())]))
+
+
 class Look(NamedTuple):
     """What to see of a network.
 
@@ -142,18 +147,20 @@ def look(
                 m = known[name]
                 weights[name] = W._replace(b=m.b, a=m.a, size=m.size, scale=m.scale, missed=m.missed)
 
-    def run(push: dict[str, Array]) -> tuple[tuple[Array, Weights], dict[str, Array]]:
-        f, fields, after = forward(form, weights, x, push)
+    matrices = {name: W for name, W in weights.items() if is_matrix(W)}
+
+    def run(push: dict[str, Array], matrices: Weights) -> tuple[tuple[Array, Weights], dict[str, Array]]:
+        f, fields, after = forward(form, weights | matrices, x, push)
         return (f - f_0, {name: W for name, W in after.items() if is_matrix(W)}), fields
 
     neurons = {name for name, population in form.plan.fields.items() if population is not None}
     if what.gradients:
-        shapes = jax.eval_shape(lambda: run({})[1])
+        shapes = jax.eval_shape(lambda: run({}, matrices)[1])
         push = {name: jnp.zeros(shapes[name].shape) for name in neurons}
-        (f, after), pull, fields = jax.vjp(run, push, has_aux=True)
+        (f, after), pull, fields = jax.vjp(run, push, matrices, has_aux=True)
     else:
-        (f, after), fields = run({})
-    missed = jnp.max(jnp.stack([jnp.zeros(()), *(W.missed[0] for W in after.values())]))
+        (f, after), fields = run({}, matrices)
+    missed = largest_missed(after)
     seen = judged(rule.loss, f, y)
     if what.kernels:
         seen |= {f"kernels/{name}": kernel(fields[name]) for name in form.plan.fields if name in neurons}
@@ -169,15 +176,15 @@ def look(
             total, missed = carry
             (direction,) = jax.vjp(lambda f: recorded(f, y)[:, c].sum(), f)[1](jnp.ones(()))
             cotangent = {name: turned(W) for name, W in after.items()}
-            (g,) = pull((direction, cotangent))
+            g, back = pull((direction, cotangent))
             fresh = {}
             for name in total:
                 population = form.plan.fields[name] or ""
                 entries = form.parts(population) * g[name].shape[-1]
                 fresh[name] = total[name] + kernel(g[name] * entries / (form.gradient_size * form.times(population))) / C
-            return fresh, missed
+            return fresh, jnp.maximum(missed, largest_missed(back))
 
         zeros = {name: jnp.zeros((len(x), len(x))) for name in form.plan.fields if name in neurons}
-        total, _ = jax.lax.fori_loop(0, C, add, (zeros, missed))
+        total, missed = jax.lax.fori_loop(0, C, add, (zeros, missed))
         seen |= {f"gradient_kernels/{name}": K for name, K in total.items()}
     return seen, missed
